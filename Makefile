@@ -1,0 +1,48 @@
+# Every target that needs the environment makes it first; a finished set-up costs well under a second.
+#   MODEL=...           serve another model: a folder or a hub's name
+#   ANANKE_DEVICE=cpu   or gpu, where the choice by nvidia-smi is not wanted
+SHELL := /bin/bash
+PYTHON_IN_VENV := .venv/bin/python
+ifdef MODEL
+export ANANKE_MODEL := $(MODEL)
+endif
+
+.DEFAULT_GOAL := help
+.PHONY: help setup run test serve stop status health lint lock clean
+
+help: ## show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
+
+setup: ## make .venv, Triton's server and a small model, all inside the tree
+	@scripts/setup.sh
+
+run: setup ## set up, then serve and show what it can do
+	@$(PYTHON_IN_VENV) scripts/demo.py
+
+test: setup ## set up, then run every test, those against a real server too
+	@$(PYTHON_IN_VENV) -m pytest
+
+serve: setup ## set up, then serve in the background
+	@$(PYTHON_IN_VENV) scripts/serve.py start
+
+stop: ## end what `make serve` started
+	@if [[ -x $(PYTHON_IN_VENV) ]]; then $(PYTHON_IN_VENV) scripts/serve.py stop; else echo "not serving"; fi
+
+status: ## say what is served, and where
+	@$(PYTHON_IN_VENV) scripts/serve.py status
+
+health: ## ask the server that runs whether it is well
+	@$(PYTHON_IN_VENV) scripts/health.py
+
+lint: setup ## ruff, mypy, and shellcheck where it is installed
+	@$(PYTHON_IN_VENV) -m ruff check .
+	@$(PYTHON_IN_VENV) -m mypy
+	@if command -v shellcheck >/dev/null; then shellcheck scripts/*.sh .ci/run; fi
+
+lock: ## resolve pyproject.toml into requirements/*.txt (needs uv)
+	@scripts/lock.sh
+
+clean: ## remove everything that setup made
+	@$(MAKE) --no-print-directory stop
+	rm -rf .venv .ananke .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

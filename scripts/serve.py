@@ -1,0 +1,196 @@
+"""Serve the model repository in the background (start, stop, status) or in this terminal (foreground).
+
+What runs is recorded in .ananke/run/server.json, so that a later call finds it.
+"""
+
+import argparse
+import fcntl
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import FrameType
+
+from ananke_server.launch import DEFAULT_MODEL, PROJECT, LaunchError, Session, TritonServer, is_ready, resolve_model
+
+RUN = PROJECT / ".ananke" / "run"
+RECORD = RUN / "server.json"
+LOG = RUN / "triton.log"
+
+
+def main() -> int:
+    arguments = parse()
+    try:
+        return {"start": start, "stop": stop, "status": status, "foreground": foreground}[arguments.action](arguments)
+    except LaunchError as error:
+        print(f"serve: {error}", file=sys.stderr)
+        return 1
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("action", choices=["start", "stop", "status", "foreground"])
+    parser.add_argument("--model", default=os.environ.get("ANANKE_MODEL") or str(DEFAULT_MODEL), help="a folder or a hub's name")
+    parser.add_argument("--model-repository", type=Path, action="append", metavar="FOLDER", help="may be given several times")
+    for name, port in ("http", 8000), ("grpc", 8001), ("metrics", 8002):
+        default = int(os.environ.get(f"ANANKE_{name.upper()}_PORT") or port)
+        parser.add_argument(f"--{name}-port", type=int, default=default)
+    parser.add_argument("--timeout", type=float, default=900.0, help="seconds until it must be ready")
+    parser.add_argument("triton", nargs="*", metavar="-- ARGUMENT", help="handed to tritonserver as they are")
+    return parser.parse_args()
+
+
+def start(arguments: argparse.Namespace) -> int:
+    with alone():
+        if record := Record.read():
+            return already_there(record)
+        server = make_server(arguments, LOG)
+        server.start()
+        Record.of(server).write()
+        print(f"starting: log in {LOG}", flush=True)
+        try:
+            server.wait_until_ready(arguments.timeout, show_progress)
+        except BaseException:
+            server.stop(grace=5)
+            Record.forget()
+            raise
+        end_progress()
+        print_addresses("serving", Record.of(server))
+        return 0
+
+
+def already_there(record: "Record") -> int:
+    if is_ready(record.http):
+        print_addresses("already serving", record)
+        return 0
+    print(f"serve: a server runs (process {record.session.leader}) but is not ready; see {LOG}, or stop it first", file=sys.stderr)
+    return 1
+
+
+def stop(_: argparse.Namespace) -> int:
+    record = Record.read()
+    if record is None:
+        print("not serving")
+        return 0
+    record.session.end(grace=30.0)
+    Record.forget()
+    print("stopped")
+    return 0
+
+
+def status(_: argparse.Namespace) -> int:
+    record = Record.read()
+    if record is None:
+        print("not serving")
+        return 3
+    ready = is_ready(record.http)
+    print_addresses("serving" if ready else "running, not ready", record)
+    return 0 if ready else 4
+
+
+def foreground(arguments: argparse.Namespace) -> int:
+    def end(number: int, _: FrameType | None) -> None:
+        raise SystemExit(128 + number)
+
+    signal.signal(signal.SIGINT, end)
+    signal.signal(signal.SIGTERM, end)
+    with alone():
+        if record := Record.read():
+            return already_there(record)
+        server = make_server(arguments, None)
+        server.start()
+        Record.of(server).write()
+    try:
+        server.wait_until_ready(arguments.timeout)
+        print_addresses("serving", Record.of(server))
+        while server.running:
+            time.sleep(0.5)
+        raise LaunchError("the server ended")
+    finally:
+        server.stop()
+        Record.forget()
+
+
+def make_server(arguments: argparse.Namespace, log: Path | None) -> TritonServer:
+    if resolve_model(arguments.model) == str(DEFAULT_MODEL) and not DEFAULT_MODEL.is_dir():
+        raise LaunchError(f"there is no model in {DEFAULT_MODEL}: run `make setup`, or name one with MODEL=...")
+    return TritonServer(
+        model_repositories=arguments.model_repository or [PROJECT / "model_repository"],
+        http_port=arguments.http_port,
+        grpc_port=arguments.grpc_port,
+        metrics_port=arguments.metrics_port,
+        model=arguments.model,
+        log_file=log,
+        extra_arguments=arguments.triton,
+    )
+
+
+@dataclass(frozen=True)
+class Record:
+    """The server that runs, as another process finds it."""
+
+    session: Session
+    http: str
+    grpc: str
+    metrics: str
+
+    @classmethod
+    def of(cls, server: TritonServer) -> "Record":
+        return cls(server.session, server.http_url, server.grpc_url, server.metrics_url)
+
+    @classmethod
+    def read(cls) -> "Record | None":
+        """None where nothing runs; what a server that died has left is cleared away."""
+        try:
+            fields = json.loads(RECORD.read_text())
+            record = cls(Session(**fields.pop("session")), **fields)
+        except (OSError, ValueError, TypeError, KeyError):
+            return None
+        if record.session.running:
+            return record
+        record.session.end(grace=0.0)
+        cls.forget()
+        return None
+
+    def write(self) -> None:
+        partial = RECORD.with_suffix(".partial")
+        partial.write_text(json.dumps(asdict(self), indent=2))
+        partial.replace(RECORD)
+
+    @staticmethod
+    def forget() -> None:
+        RECORD.unlink(missing_ok=True)
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """Two starts at once would both find nothing running."""
+    RUN.mkdir(parents=True, exist_ok=True)
+    with (RUN / "start.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def print_addresses(what: str, record: Record) -> None:
+    print(f"{what}: HTTP {record.http}, gRPC {record.grpc}, metrics {record.metrics} (process {record.session.leader})", flush=True)
+
+
+def show_progress(seconds: float) -> None:
+    if sys.stdout.isatty():
+        print(f"\rstarting: {seconds:.0f} s", end="", flush=True)
+    elif round(seconds) % 10 == 0:
+        print(f"starting: {seconds:.0f} s", flush=True)
+
+
+def end_progress() -> None:
+    if sys.stdout.isatty():
+        print("\r\033[K", end="")
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

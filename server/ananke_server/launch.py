@@ -1,0 +1,380 @@
+"""Triton's server as a child process: found, started, watched and ended, with the standard library alone.
+
+    with TritonServer([Path("model_repository")]) as server:
+        server.wait_until_ready(timeout=300)
+        ...  # server.http_url, server.grpc_url
+"""
+
+import http.client
+import os
+import re
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import sysconfig
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+PROJECT = Path(__file__).resolve().parents[2]
+DEFAULT_MODEL = PROJECT / ".ananke" / "models" / "SmolLM2-135M-Instruct"
+SHARED_MEMORY = Path("/dev/shm")
+LOG_LINES_SHOWN = 40
+UNTELLING = re.compile(r"[|+]|I\d{4} |\s*$")  # Triton prints a page of tables after the error that ended it
+STRAGGLERS_SECONDS = 5.0  # what the server leaves behind it may take to end by itself
+
+
+class LaunchError(RuntimeError):
+    """The server could not be started, or died: one line that says why, then the end of its log where there is one."""
+
+
+@dataclass
+class TritonServer:
+    """One server, in a session of its own, so that everything it starts can be found again and ended.
+
+    The model repositories decide what is served; `model` is handed to them as ANANKE_MODEL: a local folder or a hub's
+    name; otherwise $ANANKE_MODEL, otherwise the small model that `make setup` makes. `environment` is laid over the caller's.
+    Without a log file the server writes to the caller's output.
+    """
+
+    model_repositories: Sequence[Path]
+    http_port: int = 8000
+    grpc_port: int = 8001
+    metrics_port: int = 8002
+    model: str | Path | None = None
+    environment: Mapping[str, str] = field(default_factory=dict)
+    log_file: Path | None = PROJECT / ".ananke" / "run" / "triton.log"
+    extra_arguments: Sequence[str] = ()
+    host: str = field(default_factory=lambda: os.environ.get("ANANKE_HOST") or "127.0.0.1")
+    shm_prefix: str = field(default_factory=lambda: f"ananke{secrets.token_hex(4)}_", init=False)
+    _process: subprocess.Popen[bytes] | None = field(default=None, init=False, repr=False)
+    _session: "Session | None" = field(default=None, init=False, repr=False)
+
+    def __enter__(self) -> "TritonServer":
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def start(self) -> None:
+        """Return as soon as the process runs. Raises LaunchError where something it needs is missing or a port is taken."""
+        if self._process is not None:
+            raise LaunchError("this server was started before: stop it first")
+        triton = find_triton()
+        arguments, environment = self.arguments(triton), self.full_environment(triton)
+        for port in (self.http_port, self.grpc_port, self.metrics_port):
+            require_free(self.host, port)
+        with ExitStack() as opened:
+            output = None
+            if self.log_file is not None:
+                self.log_file.parent.mkdir(parents=True, exist_ok=True)
+                output = opened.enter_context(self.log_file.open("wb"))
+            self._process = subprocess.Popen(
+                arguments, env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
+            )
+        self._session = Session.of(self._process.pid, self.shm_prefix)
+
+    def wait_until_ready(self, timeout: float = 600.0, progress: Callable[[float], None] | None = None) -> None:
+        """Return once every model is ready. Calls `progress` with the seconds waited, each second.
+
+        Raises LaunchError if the server dies or the time is over; a server that is only slow is left running.
+        """
+        begin, said = time.monotonic(), 0.0
+        while not self.ready():
+            if not self.running:
+                raise LaunchError(self._with_log(f"the server {self._end()} before it was ready"))
+            waited = time.monotonic() - begin
+            if waited > timeout:
+                raise LaunchError(self._with_log(f"the server was not ready after {timeout:.0f} s"))
+            if progress is not None and waited - said >= 1:
+                said = waited
+                progress(waited)
+            time.sleep(0.2)
+
+    def ready(self) -> bool:
+        return is_ready(self.http_url)
+
+    @property
+    def running(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
+    @property
+    def http_url(self) -> str:
+        return f"{reachable(self.host)}:{self.http_port}"
+
+    @property
+    def grpc_url(self) -> str:
+        return f"{reachable(self.host)}:{self.grpc_port}"
+
+    @property
+    def metrics_url(self) -> str:
+        return f"{reachable(self.host)}:{self.metrics_port}"
+
+    @property
+    def session(self) -> "Session":
+        """What another process needs to end this server."""
+        if self._session is None:
+            raise LaunchError("the server was not started")
+        return self._session
+
+    def stop(self, grace: float = 30.0) -> None:
+        """End the server and all it started; after `grace` seconds by SIGKILL. Does nothing to one that was not started."""
+        if self._process is None:
+            return
+        self.session.end(grace)
+        self._process.wait()
+        self._process = self._session = None
+
+    def arguments(self, triton: "Triton") -> list[str]:
+        repositories = [path.resolve() for path in self.model_repositories]
+        for path in repositories:
+            if not path.is_dir():
+                raise LaunchError(f"the model repository {path} is not a folder")
+        return [
+            str(triton.binary),
+            *(f"--model-repository={path}" for path in repositories),
+            f"--backend-directory={triton.backends}",
+            *([f"--cache-directory={triton.caches}"] if triton.caches.is_dir() else []),
+            f"--http-address={self.host}",
+            f"--http-port={self.http_port}",
+            f"--grpc-address={self.host}",
+            f"--grpc-port={self.grpc_port}",
+            f"--metrics-address={self.host}",
+            f"--metrics-port={self.metrics_port}",
+            "--log-verbose=0",
+            "--exit-timeout-secs=20",
+            # The configurations are complete; completing them would import every model a second time.
+            "--disable-auto-complete-config",
+            # Two servers of one machine must not share region names, and leftovers must be recognised as ours.
+            f"--backend-config=python,shm-region-prefix-name={self.shm_prefix}",
+            *self.extra_arguments,
+        ]
+
+    def full_environment(self, triton: "Triton") -> dict[str, str]:
+        inherited = dict(os.environ)
+        libraries = [str(path) for path in (triton.libraries, libpython_folder()) if path is not None and path.is_dir()]
+        environment = inherited | {
+            # The Python backend takes its interpreter from the first python3 on PATH.
+            "PATH": prepended([str(Path(sys.executable).parent)], inherited.get("PATH", os.defpath)),
+            "LD_LIBRARY_PATH": prepended(libraries, inherited.get("LD_LIBRARY_PATH", "")),
+            "VLLM_NO_USAGE_STATS": "1",
+            "DO_NOT_TRACK": "1",
+        }
+        model = resolve_model(self.model)
+        if model is not None:
+            environment["ANANKE_MODEL"] = model
+            if Path(model).is_dir():
+                environment["HF_HUB_OFFLINE"] = "1"
+        return environment | dict(self.environment)
+
+    def _end(self) -> str:
+        code = self._process.returncode if self._process is not None else None
+        if code is None:
+            return "was not running"
+        return f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with status {code}"
+
+    def _with_log(self, message: str) -> str:
+        if self.log_file is None or not self.log_file.is_file():
+            return message
+        lines = [line for line in self.log_file.read_text(errors="replace").splitlines() if not UNTELLING.match(line)]
+        return "\n".join([f"{message}; the end of {self.log_file}, without tables and notices:", *lines[-LOG_LINES_SHOWN:]])
+
+
+def resolve_model(model: str | Path | None) -> str | None:
+    """The model as the server is told it: a folder's absolute path, or a hub's name as it stands; None if there is none to give."""
+    if model is None:
+        model = os.environ.get("ANANKE_MODEL") or None
+    if model is None:
+        return str(DEFAULT_MODEL) if DEFAULT_MODEL.is_dir() else None
+    folder = Path(model).expanduser()
+    if folder.is_dir():
+        return str(folder.resolve())
+    if isinstance(model, Path) or model.startswith(("/", "./", "../", "~")):
+        raise LaunchError(f"the model folder {model} does not exist")
+    return model
+
+
+@dataclass(frozen=True)
+class Triton:
+    """Where an installation of Triton lies."""
+
+    binary: Path
+    backends: Path
+
+    @property
+    def caches(self) -> Path:
+        return self.backends.parent / "caches"
+
+    @property
+    def libraries(self) -> Path:
+        """Where `make setup` links libpython, which the Python backend's stub needs."""
+        return self.backends.parent / "lib"
+
+
+def find_triton(project: Path = PROJECT) -> Triton:
+    """What $TRITONSERVER and $TRITON_BACKENDS name, what `make setup` made, what PATH has, what NVIDIA's image has: the first there is."""
+    binary, backends = os.environ.get("TRITONSERVER"), os.environ.get("TRITON_BACKENDS")
+    on_path = shutil.which("tritonserver")
+    candidates = [from_root(project / ".ananke" / "triton"), from_root(Path("/opt/tritonserver"))]
+    if on_path and backends:
+        candidates.insert(1, Triton(Path(on_path), Path(backends)))
+    if binary:
+        candidates = [Triton(Path(binary), Path(backends) if backends else Path(binary).parents[1] / "backends")]
+    for triton in candidates:
+        if os.access(triton.binary, os.X_OK) and triton.backends.is_dir():
+            return triton
+    if binary:
+        raise LaunchError(f"$TRITONSERVER={binary} is no program, or {candidates[0].backends} (from $TRITON_BACKENDS) no folder")
+    raise LaunchError("no Triton server found: run `make setup`, or name one with $TRITONSERVER and $TRITON_BACKENDS")
+
+
+def from_root(root: Path) -> Triton:
+    return Triton(root / "bin" / "tritonserver", root / "backends")
+
+
+def libpython_folder() -> Path | None:
+    folder, name = sysconfig.get_config_var("LIBDIR"), sysconfig.get_config_var("INSTSONAME")
+    if folder and name and (Path(folder) / name).exists():
+        return Path(folder)
+    return None
+
+
+@dataclass(frozen=True)
+class Session:
+    """A server's processes and shared memory, as any process of the machine can find them.
+
+    Its processes are those of the kernel session that it leads; the time of its start tells it from a later process of the same number.
+    """
+
+    leader: int
+    started: int
+    shm_prefix: str
+
+    @classmethod
+    def of(cls, leader: int, shm_prefix: str) -> "Session":
+        process = read_process(leader)
+        return cls(leader, process.started if process else 0, shm_prefix)
+
+    @property
+    def running(self) -> bool:
+        return self.leader in self.members()
+
+    def members(self) -> list[int]:
+        leader = read_process(self.leader)
+        if leader is not None and self.started and leader.started != self.started:
+            return []
+        return [process.pid for process in processes() if process.session == self.leader and not process.ended]
+
+    def end(self, grace: float) -> None:
+        """SIGTERM to the server, SIGKILL to what is left when the grace is over, and then the shared memory goes. Never raises."""
+        shared = shared_memory_of(self.members())
+        if self.running:
+            send(self.leader, signal.SIGTERM)
+            wait_until(lambda: not self.running, grace)
+        shared |= shared_memory_of(self.members())
+        # A server that ignored the grace has used up its stragglers' time too.
+        wait_until(lambda: not self.members(), 0.0 if self.running else STRAGGLERS_SECONDS)
+        while members := self.members():
+            for pid in members:
+                send(pid, signal.SIGKILL)
+            time.sleep(0.05)
+        self._remove(shared)
+
+    def _remove(self, shared: set[Path]) -> None:
+        # A region that someone else has mapped is theirs: a client's tensors, say.
+        shared -= shared_memory_of([process.pid for process in processes()])
+        for path in shared | set(SHARED_MEMORY.glob(f"*{self.shm_prefix}*")):
+            with suppress(OSError):
+                path.unlink()
+
+
+@dataclass(frozen=True)
+class Process:
+    pid: int
+    session: int
+    started: int
+    ended: bool
+
+
+def processes() -> Iterator[Process]:
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit() and (process := read_process(int(entry.name))):
+            yield process
+
+
+def read_process(pid: int) -> Process | None:
+    try:
+        # The second field, the program's name in brackets, may hold anything.
+        fields = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
+    except OSError:
+        return None
+    return Process(pid, session=int(fields[3]), started=int(fields[19]), ended=fields[0] in "ZX")
+
+
+def shared_memory_of(pids: Sequence[int]) -> set[Path]:
+    """The files under /dev/shm that these processes have mapped."""
+    found = set()
+    for pid in pids:
+        with suppress(OSError):
+            for line in Path(f"/proc/{pid}/maps").read_text(errors="replace").splitlines():
+                _, slash, name = line.partition(f" {SHARED_MEMORY}/")
+                if slash and not name.endswith(" (deleted)"):
+                    found.add(SHARED_MEMORY / name)
+    return found
+
+
+def send(pid: int, number: signal.Signals) -> None:
+    with suppress(ProcessLookupError):
+        os.kill(pid, number)
+
+
+def wait_until(condition: Callable[[], bool], seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.05)
+
+
+def is_ready(http_url: str) -> bool:
+    # Not urllib, which would send a request for this machine through a proxy of the environment.
+    connection = http.client.HTTPConnection(http_url, timeout=5)
+    try:
+        connection.request("GET", "/v2/health/ready")
+        return connection.getresponse().status == 200
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()
+
+
+def reachable(host: str) -> str:
+    """The address at which a server bound to `host` answers from this machine."""
+    return {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, host)
+
+
+def require_free(host: str, port: int) -> None:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise LaunchError(f"cannot listen on {host}:{port}: {error.strerror}") from None
+
+
+def free_ports(count: int, host: str = "127.0.0.1") -> list[int]:
+    """Ports that nobody listens on now, all different. Another process may still take one before it is used."""
+    with ExitStack() as held:
+        probes = [held.enter_context(socket.socket()) for _ in range(count)]
+        for probe in probes:
+            probe.bind((host, 0))
+        return [probe.getsockname()[1] for probe in probes]
+
+
+def prepended(folders: Sequence[str], path: str) -> str:
+    return os.pathsep.join([*folders, *([path] if path else [])])
