@@ -1,0 +1,185 @@
+"""Requests: a generation as the server's input tensors, whatever the transport."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ananke_client.config import GenerationConfig
+from ananke_client.constraint import Constraint
+from ananke_client.errors import AnankeError, InvalidConstraintError, InvalidRequestError
+
+Prompt = str | Sequence[Mapping[str, Any]]
+"""A text, or chat messages with ``role`` and ``content``."""
+
+ConstraintLike = Constraint | Mapping[str, Any] | str
+"""A constraint, its JSON object or its JSON text; the last two are sent as they are."""
+
+GRACE = 5.0
+"""Seconds that the transport waits beyond the request's deadline, so that the server's own error comes through."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GenerationRequest:
+    """One generation, checked and ready to be sent."""
+
+    text_input: str
+    constraint: str | None
+    sampling_parameters: str
+    stream: bool
+    return_cumulative_logprob: bool
+    timeout: float
+    request_id: str
+
+    @classmethod
+    def of(
+        cls,
+        prompt: Prompt,
+        constraint: ConstraintLike | None,
+        config: GenerationConfig | None,
+        *,
+        stream: bool,
+        timeout: float,
+        request_id: str | None,
+    ) -> GenerationRequest:
+        """A request of a call's arguments.
+
+        Raises:
+            InvalidRequestError: the prompt, the timeout or the request id cannot be sent.
+            InvalidConstraintError: the constraint is not JSON.
+        """
+        config = config or GenerationConfig()
+        return cls(
+            text_input=_prompt_text(prompt),
+            constraint=None if constraint is None else constraint_text(constraint),
+            sampling_parameters=config.to_json(),
+            stream=stream,
+            return_cumulative_logprob=config.extra.get("logprobs") is not None,
+            timeout=check_timeout(timeout),
+            request_id=_request_id(request_id),
+        )
+
+    @property
+    def deadline_ms(self) -> int:
+        """Milliseconds that the server may take."""
+        return math.ceil(self.timeout * 1000)
+
+    def tensors(self) -> dict[str, str | bool]:
+        """The value of each input tensor, all of shape [1]."""
+        tensors: dict[str, str | bool] = {
+            "text_input": self.text_input,
+            "sampling_parameters": self.sampling_parameters,
+            "stream": self.stream,
+            "exclude_input_in_output": True,
+            "return_finish_reason": True,
+            "return_cumulative_logprob": self.return_cumulative_logprob,
+            "return_logprobs": False,
+            "return_num_input_tokens": True,
+            "return_num_output_tokens": True,
+        }
+        if self.constraint is not None:
+            tensors["constraint"] = self.constraint
+        return tensors
+
+
+def constraint_text(constraint: ConstraintLike) -> str:
+    """The constraint's JSON text.
+
+    Raises:
+        InvalidConstraintError: the constraint is not JSON.
+    """
+    try:
+        if isinstance(constraint, str):
+            return _sendable(constraint, "constraint", InvalidConstraintError)
+        if isinstance(constraint, Mapping):
+            return json.dumps(dict(constraint), allow_nan=False)
+        return _sendable(constraint.to_json(), "constraint", InvalidConstraintError)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise InvalidConstraintError(f"the constraint is not JSON: {error}") from error
+
+
+def json_schema_constraint(schema: Mapping[str, Any] | bool) -> dict[str, Any]:
+    """The JSON object of a ``json_schema`` constraint."""
+    return {"type": "json_schema", "schema": dict(schema) if isinstance(schema, Mapping) else schema}
+
+
+def regex_constraint(pattern: str | re.Pattern[str]) -> dict[str, Any]:
+    """The JSON object of a ``regex`` constraint.
+
+    Raises:
+        InvalidRequestError: a compiled pattern has flags, or matches bytes.
+    """
+    if isinstance(pattern, re.Pattern):
+        if not isinstance(pattern.pattern, str):
+            raise InvalidRequestError("a regex constraint takes a pattern of str, not of bytes")
+        if flags := re.RegexFlag(pattern.flags) & ~re.UNICODE:
+            raise InvalidRequestError(f"a regex constraint takes no compiled flags ({flags!r}): write them in the text, as in (?i)")
+        pattern = pattern.pattern
+    return {"type": "regex", "pattern": pattern}
+
+
+def grammar_constraint(grammar: str) -> dict[str, Any]:
+    """The JSON object of a ``grammar`` constraint in Lark syntax."""
+    return {"type": "grammar", "syntax": "lark", "grammar": grammar}
+
+
+def choice_constraint(choices: Sequence[str]) -> dict[str, Any]:
+    """The JSON object of a ``choice`` constraint.
+
+    Raises:
+        InvalidRequestError: ``choices`` is one text, whose letters would be the choices.
+    """
+    if isinstance(choices, str):
+        raise InvalidRequestError("choices is one text: give a list of texts")
+    return {"type": "choice", "choices": list(choices)}
+
+
+def check_timeout(timeout: float) -> float:
+    """The timeout, in seconds.
+
+    Raises:
+        InvalidRequestError: it is not finite and positive.
+    """
+    if not (math.isfinite(timeout) and timeout > 0):
+        raise InvalidRequestError(f"timeout is {timeout} s: it must be finite and positive")
+    return timeout
+
+
+def _prompt_text(prompt: Prompt) -> str:
+    if not isinstance(prompt, (str, Sequence)):
+        raise InvalidRequestError(f"the prompt is a {type(prompt).__name__}: give a text or a list of messages")
+    if isinstance(prompt, str):
+        return _sendable(prompt, "prompt", InvalidRequestError)
+    return _chat_text(prompt)
+
+
+def _chat_text(messages: Sequence[Mapping[str, Any]]) -> str:
+    for index, message in enumerate(messages):
+        if not isinstance(message, Mapping) or not {"role", "content"} <= message.keys():
+            raise InvalidRequestError(f"message {index} of the prompt is no mapping with role and content")
+    try:
+        return json.dumps([dict(message) for message in messages], allow_nan=False)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise InvalidRequestError(f"the prompt's messages are not JSON: {error}") from error
+
+
+def _request_id(request_id: str | None) -> str:
+    if request_id is None:
+        return uuid.uuid4().hex
+    if not request_id:
+        raise InvalidRequestError("request_id is empty")
+    return _sendable(request_id, "request_id", InvalidRequestError)
+
+
+def _sendable(text: str, name: str, error: type[AnankeError]) -> str:
+    """The text, if it has a UTF-8 encoding: a lone surrogate has none."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as fault:
+        raise error(f"{name} has no UTF-8 encoding: {fault}") from fault
+    return text

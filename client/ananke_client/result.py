@@ -1,0 +1,46 @@
+"""Results: one finished generation."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from typing import Any
+
+from ananke_client.report import ConstraintReport, Guarantee
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Usage:
+    """Tokens that a generation took."""
+
+    prompt_tokens: int
+    completion_tokens: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GenerationResult:
+    """A finished generation; ``constraint_satisfied`` is the server's finding on the finished tokens, None without a constraint."""
+
+    text: str
+    finish_reason: str
+    constraint_satisfied: bool | None
+    guarantee: Guarantee
+    report: ConstraintReport | None
+    usage: Usage
+    request_id: str
+    cumulative_logprob: float | None = None
+    provenance: dict[str, Any] = field(default_factory=dict)
+    metrics: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def parsed(self) -> Any:
+        """The JSON value that the text holds.
+
+        Raises:
+            ValueError: the constraint was no ``json_schema``, or the output does not satisfy it.
+        """
+        if self.report is None or self.report.kind != "json_schema":
+            raise ValueError("only the output of a json_schema constraint is parsed")
+        if self.constraint_satisfied is not True:
+            raise ValueError(f"the output does not satisfy its schema: {self.report.unsatisfied_reason or self.finish_reason}")
+        return json.loads(self.text)

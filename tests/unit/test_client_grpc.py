@@ -1,0 +1,294 @@
+"""The gRPC client against a server in this process that speaks as Triton does."""
+
+import json
+import socket
+import struct
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import grpc
+import pytest
+from ananke_client import (
+    AnankeInferenceClient,
+    CancelledError,
+    DeadEndError,
+    DeadlineExceededError,
+    EngineUnavailableError,
+    InternalError,
+    InvalidRequestError,
+    OverloadedError,
+)
+from ananke_client.grpc_codec import decode_outputs, target_of
+from tritonclient.grpc import service_pb2, service_pb2_grpc
+
+REPORT = {"accepted": True, "kind": "json_schema", "guarantee": "exact", "constraint_satisfied": True}
+
+
+def infer_response(**outputs):
+    response = service_pb2.ModelInferResponse()
+    for name, value in outputs.items():
+        empty = value is None or name == "logprobs"
+        datatype = "BYTES" if isinstance(value, str) or empty else "FP32" if isinstance(value, float) else "UINT32"
+        response.outputs.add(name=name, datatype=datatype, shape=[0 if empty else 1])
+        if empty:
+            response.raw_output_contents.append(b"")
+        elif isinstance(value, str):
+            response.raw_output_contents.append(struct.pack("<I", len(value.encode())) + value.encode())
+        else:
+            response.raw_output_contents.append(struct.pack("<f" if isinstance(value, float) else "<I", value))
+    return response
+
+
+def stream_response(**outputs):
+    return service_pb2.ModelStreamInferResponse(infer_response=infer_response(**outputs))
+
+
+def final_response(text, **over):
+    fields = {
+        "text_output": text,
+        "finish_reason": "stop",
+        "cumulative_logprob": -1.5,
+        "logprobs": None,
+        "num_input_tokens": 3,
+        "num_output_tokens": 2,
+        "constraint_report": json.dumps(REPORT),
+        "provenance": '{"key": 1}',
+        "metrics": None,
+    }
+    return stream_response(**{**fields, **over})
+
+
+class Servicer(service_pb2_grpc.GRPCInferenceServiceServicer):
+    """Does what the prompt says."""
+
+    def __init__(self):
+        self.requests, self.ended = [], threading.Event()
+
+    def ModelStreamInfer(self, requests, context):
+        assert ("triton_grpc_error", "true") in context.invocation_metadata()
+        (request,) = list(requests)  # ends only if the client closes its side
+        self.requests.append(request)
+        texts = dict(zip((tensor.name for tensor in request.inputs), request.raw_input_contents, strict=True))
+        prompt = texts["text_input"][4:].decode()
+        context.add_callback(self.ended.set)
+        yield from getattr(self, prompt.split(":")[0])(prompt, context)
+
+    def echo(self, prompt, context):
+        for word in prompt.split():
+            yield stream_response(text_output=word)
+        yield final_response("é", finish_reason="length")
+
+    def status(self, prompt, context):
+        _, code, text = prompt.split(":")
+        context.abort(grpc.StatusCode[code], text)
+        yield
+
+    def midway(self, prompt, context):
+        yield stream_response(text_output="a")
+        context.abort(grpc.StatusCode.INTERNAL, "in ensemble 'generate', [dead_end] no token")
+
+    def body(self, prompt, context):
+        yield service_pb2.ModelStreamInferResponse(error_message=prompt.removeprefix("body:"))
+
+    def unfinished(self, prompt, context):
+        yield stream_response(text_output="a")
+
+    def endless(self, prompt, context):
+        yield stream_response(text_output="a")
+        while context.is_active():
+            self.ended.wait(0.02)
+
+    def large(self, prompt, context):
+        yield final_response("x" * (5 << 20))
+
+    def ModelInfer(self, request, context):
+        self.requests.append(request)
+        constraint = json.loads(request.raw_input_contents[0][4:])
+        if constraint.get("type") == "refused":
+            context.abort(grpc.StatusCode.INVALID_ARGUMENT, "[unsupported_constraint] not that")
+        return infer_response(constraint_report=json.dumps({"accepted": constraint.get("type") == "regex"}))
+
+    def ServerLive(self, request, context):
+        return service_pb2.ServerLiveResponse(live=True)
+
+    def ServerReady(self, request, context):
+        return service_pb2.ServerReadyResponse(ready=True)
+
+    def ModelReady(self, request, context):
+        if request.name == "validate":
+            context.abort(grpc.StatusCode.NOT_FOUND, "unknown model")
+        return service_pb2.ModelReadyResponse(ready=True)
+
+    def ServerMetadata(self, request, context):
+        return service_pb2.ServerMetadataResponse(name="triton", version="2.51.0")
+
+
+@pytest.fixture
+def servicer():
+    return Servicer()
+
+
+@pytest.fixture
+def client(servicer):
+    server = grpc.server(ThreadPoolExecutor(20), options=[("grpc.max_send_message_length", -1)])
+    service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(servicer, server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    with AnankeInferenceClient(url=f"127.0.0.1:{port}", timeout=20) as client:
+        yield client
+    server.stop(None).wait()
+
+
+def test_generate(client, servicer):
+    result = client.generate("echo: one", {"type": "json_schema"}, timeout=2, request_id="r")
+    assert (result.text, result.finish_reason, result.request_id) == ("echo:oneé", "length", "r")
+    assert (result.guarantee, result.constraint_satisfied, result.cumulative_logprob) == ("exact", True, -1.5)
+    assert (result.usage.prompt_tokens, result.usage.completion_tokens) == (3, 2)
+    assert (result.provenance, result.metrics) == ({"key": 1}, {})
+    (request,) = servicer.requests
+    assert (request.model_name, request.id, request.parameters["deadline_ms"].int64_param) == ("generate", "r", 2000)
+    inputs = {tensor.name: (tensor.datatype, list(tensor.shape)) for tensor in request.inputs}
+    assert inputs["constraint"] == inputs["text_input"] == ("BYTES", [1])
+    assert inputs["stream"] == ("BOOL", [1])
+    assert request.raw_input_contents[list(inputs).index("stream")] == b"\x00"
+    assert request.raw_input_contents[list(inputs).index("exclude_input_in_output")] == b"\x01"
+
+
+def test_stream(client, servicer):
+    with client.generate_stream("echo: a b") as stream:
+        assert list(stream) == ["echo:", "a", "b", "é"]
+    assert stream.result.text == "echo:abé"
+    tensors = [tensor.name for tensor in servicer.requests[0].inputs]
+    assert servicer.requests[0].raw_input_contents[tensors.index("stream")] == b"\x01"
+    assert "constraint" not in tensors
+
+
+@pytest.mark.parametrize(
+    ("prompt", "error", "text"),
+    [
+        ("status:UNAVAILABLE:in ensemble 'generate', [overloaded] full", OverloadedError, "full"),
+        ("status:UNAVAILABLE:no versions", EngineUnavailableError, "no versions"),
+        ("status:DEADLINE_EXCEEDED:late", DeadlineExceededError, "late"),
+        ("status:CANCELLED:gone", CancelledError, "gone"),
+        ("status:INVALID_ARGUMENT:shape", InvalidRequestError, "shape"),
+        ("status:NOT_FOUND:model", InvalidRequestError, "model"),
+        ("status:INTERNAL:boom", InternalError, "boom"),
+        ("body:[overloaded] full", OverloadedError, "full"),
+        ("body:Request for unknown model: 'generate' is not found", InvalidRequestError, "not found"),
+        ("body:GRPC server is shutting down", EngineUnavailableError, "shutting down"),
+        ("unfinished", InternalError, "without a final response"),
+    ],
+)
+def test_errors(client, prompt, error, text):
+    with pytest.raises(error, match=text):
+        client.generate(prompt)
+
+
+def test_stream_fails_midway(client):
+    stream = client.generate_stream("midway")
+    assert next(stream) == "a"
+    with pytest.raises(DeadEndError, match="no token"):
+        next(stream)
+    assert list(stream) == []
+    with pytest.raises(RuntimeError, match="no result"):
+        _ = stream.result
+
+
+def test_early_close_cancels(client, servicer):
+    with client.generate_stream("endless") as stream:
+        assert next(stream) == "a"
+        assert not servicer.ended.is_set()
+    assert servicer.ended.wait(10)
+    assert list(stream) == []
+
+
+def test_close_from_another_thread_ends_the_wait(client, servicer):
+    stream = client.generate_stream("endless")
+    assert next(stream) == "a"
+    threading.Timer(0.1, stream.close).start()
+    with pytest.raises(CancelledError):
+        next(stream)
+    assert servicer.ended.wait(10)
+
+
+def test_deadline_holds_without_the_server(client, monkeypatch):
+    monkeypatch.setattr("ananke_client.grpc_client.GRACE", 0.0)
+    with pytest.raises(DeadlineExceededError):
+        client.generate("endless", timeout=0.2)
+
+
+def test_sixteen_threads_share_a_client(client):
+    barrier = threading.Barrier(16)
+
+    def call(index):
+        barrier.wait(10)
+        with client.generate_stream(f"echo: {index}") as stream:
+            next(stream)
+            barrier.wait(10)  # every stream is open at once
+            list(stream)
+            return stream.result.text
+
+    with ThreadPoolExecutor(16) as pool:
+        assert list(pool.map(call, range(16))) == [f"echo:{index}é" for index in range(16)]
+
+
+def test_large_response(client):
+    assert len(client.generate("large").text) == 5 << 20
+
+
+def test_conveniences_send_constraints(client, servicer):
+    client.generate_with_json_schema("echo", {"const": None})
+    client.generate_with_regex("echo", "a+")
+    client.generate_with_grammar("echo", 'start: "a"')
+    client.generate_with_choice("echo", ["a", "b"])
+    sent = [json.loads(request.raw_input_contents[-1][4:]) for request in servicer.requests]
+    assert sent == [
+        {"type": "json_schema", "schema": {"const": None}},
+        {"type": "regex", "pattern": "a+"},
+        {"type": "grammar", "syntax": "lark", "grammar": 'start: "a"'},
+        {"type": "choice", "choices": ["a", "b"]},
+    ]
+
+
+def test_validate(client, servicer):
+    assert client.validate({"type": "regex"}).accepted
+    assert [output.name for output in servicer.requests[0].outputs] == ["constraint_report"]
+    assert not client.validate({"type": "x"}).accepted
+    assert client.validate({"type": "refused"}).errors[0].code == "unsupported_constraint"
+
+
+def test_health(client):
+    health = client.health_check()
+    assert (health.live, health.ready, health.server_version, health.error) == (True, True, "2.51.0", None)
+    assert health.models == {"generate": True, "validate": False}
+
+
+def test_unreachable_server():
+    with socket.socket() as taken:  # bound, but nobody listens
+        taken.bind(("127.0.0.1", 0))
+        with AnankeInferenceClient(url=f"127.0.0.1:{taken.getsockname()[1]}") as client:
+            health = client.health_check()
+            assert (health.live, health.models) == (False, {})
+            assert "UNAVAILABLE" in health.error
+            with pytest.raises(EngineUnavailableError):
+                client.generate("hi")
+            with pytest.raises(EngineUnavailableError):
+                client.validate("{}")
+
+
+@pytest.mark.parametrize(("datatype", "raw"), [("BYTES", b"\x01"), ("UINT32", b"\x01"), ("FP16", b"\x01\x02")])
+def test_malformed_tensors(datatype, raw):
+    response = service_pb2.ModelInferResponse(raw_output_contents=[raw])
+    response.outputs.add(name="text_output", datatype=datatype, shape=[1])
+    with pytest.raises(InternalError, match="text_output"):
+        decode_outputs(response)
+
+
+def test_target(monkeypatch):
+    monkeypatch.delenv("ANANKE_GRPC_URL", raising=False)
+    assert target_of(None) == "localhost:8001"
+    monkeypatch.setenv("ANANKE_GRPC_URL", "far:1")
+    assert target_of(None) == "far:1"
+    assert target_of("near:2") == "near:2"
+    with pytest.raises(InvalidRequestError, match="scheme"):
+        target_of("http://near:2")

@@ -1,0 +1,219 @@
+"""The HTTP client against a transport that answers as Triton does."""
+
+import json
+
+import httpx
+import pytest
+from ananke_client import (
+    AnankeInferenceHTTPClient,
+    CancelledError,
+    DeadEndError,
+    DeadlineExceededError,
+    EngineUnavailableError,
+    InternalError,
+    InvalidRequestError,
+    OverloadedError,
+)
+from ananke_client.http_codec import base_url_of
+
+REPORT = {"accepted": True, "kind": "regex", "guarantee": "exact", "constraint_satisfied": True}
+FINAL = {
+    "id": "r",
+    "model_name": "generate",
+    "text_output": "b",
+    "finish_reason": "stop",
+    "cumulative_logprob": [],
+    "logprobs": "",
+    "num_input_tokens": 3,
+    "num_output_tokens": 2,
+    "constraint_report": json.dumps(REPORT),
+    "provenance": '{"key": 1}',
+    "metrics": "{}",
+}
+
+
+def client_of(handler, **over):
+    return AnankeInferenceHTTPClient(transport=httpx.MockTransport(handler), **over)
+
+
+def answering(status=200, **answer):
+    return client_of(lambda request: httpx.Response(status, **answer))
+
+
+class Chunks(httpx.SyncByteStream):
+    """A body that comes in the chunks given; an exception among them is raised."""
+
+    def __init__(self, *chunks):
+        self.chunks, self.read, self.closed = chunks, 0, False
+
+    def __iter__(self):
+        for chunk in self.chunks:
+            self.read += 1
+            if isinstance(chunk, Exception):
+                raise chunk
+            yield chunk
+
+    def close(self):
+        self.closed = True
+
+
+def event(**outputs):
+    return f"data: {json.dumps(outputs, ensure_ascii=False)}\n\n".encode()
+
+
+def test_generate():
+    seen = {}
+
+    def handler(request):
+        seen.update(path=request.url.path, body=json.loads(request.content))
+        return httpx.Response(200, json=FINAL)
+
+    with client_of(handler, model_name="mine") as client:
+        result = client.generate("hi", {"type": "regex", "pattern": "é"}, timeout=2, request_id="r")
+    assert (result.text, result.constraint_satisfied, result.guarantee) == ("b", True, "exact")
+    assert (result.cumulative_logprob, result.provenance) == (None, {"key": 1})
+    assert seen["path"] == "/v2/models/mine/generate"
+    body = seen["body"]
+    assert (body["id"], body["deadline_ms"], body["text_input"], body["stream"]) == ("r", 2000, "hi", False)
+    assert json.loads(body["constraint"]) == {"type": "regex", "pattern": "é"}
+    assert body["sampling_parameters"] == "{}"
+
+
+def test_stream_survives_any_cut():
+    """Chunks end anywhere, in a character too, and a text may hold what Unicode calls a line end."""
+    text = "é\u2028\u0085\r|"
+    body = event(text_output=text) + event(text_output="") + event(**FINAL)
+    chunks = Chunks(*(body[at : at + 1] for at in range(len(body))))
+    with answering(stream=chunks).generate_stream("hi") as stream:
+        assert list(stream) == [text, "b"]
+    assert stream.result.text == text + "b"
+    assert chunks.closed
+
+
+def test_stream_closed_early():
+    chunks = Chunks(*[event(text_output="a")] * 9)
+    stream = answering(stream=chunks).generate_stream("hi")
+    assert next(stream) == "a"
+    assert not chunks.closed
+    stream.close()
+    assert (chunks.closed, chunks.read) == (True, 1)
+    assert list(stream) == []
+    with pytest.raises(RuntimeError, match="no result"):
+        _ = stream.result
+
+
+@pytest.mark.parametrize(
+    ("last", "error"),
+    [
+        (event(error="in ensemble 'generate', [dead_end] no token"), DeadEndError),
+        (event(error="boom"), InternalError),
+        (b"data: {\n\n", InternalError),
+        (httpx.ReadError("reset"), EngineUnavailableError),
+        (httpx.ReadTimeout("slow"), DeadlineExceededError),
+        (b"", InternalError),
+    ],
+)
+def test_stream_fails_midway(last, error):
+    chunks = Chunks(event(text_output="a"), last)
+    stream = answering(stream=chunks).generate_stream("hi")
+    assert next(stream) == "a"
+    with pytest.raises(error):
+        next(stream)
+    assert chunks.closed
+    assert list(stream) == []
+
+
+def test_stream_ends_at_its_deadline(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr("ananke_client.http_client.time.monotonic", lambda: now[0])
+    stream = answering(stream=Chunks(*[event(text_output="a")] * 9)).generate_stream("hi", timeout=1)
+    assert next(stream) == "a"
+    now[0] = 60.0
+    with pytest.raises(DeadlineExceededError):
+        list(stream)
+
+
+@pytest.mark.parametrize(
+    ("status", "answer", "error", "text"),
+    [
+        (400, {"json": {"error": "in ensemble 'generate', [overloaded] full"}}, OverloadedError, "full"),
+        (400, {"content": event(error="[dead_end] no token")}, DeadEndError, "no token"),
+        (400, {"json": {"error": "unexpected shape"}}, InvalidRequestError, "unexpected shape"),
+        (404, {"json": {"error": "unknown model"}}, InvalidRequestError, "unknown model"),
+        (499, {"json": {"error": "gone"}}, CancelledError, "gone"),
+        (500, {"json": {"error": "non-string"}}, InternalError, "non-string"),
+        (502, {"text": "<html>bad gateway"}, EngineUnavailableError, "bad gateway"),
+        (503, {"json": {"error": "not ready"}}, EngineUnavailableError, "not ready"),
+        (504, {"json": {"error": "late"}}, DeadlineExceededError, "late"),
+    ],
+)
+@pytest.mark.parametrize("call", ["generate", "generate_stream"])
+def test_statuses(call, status, answer, error, text):
+    with pytest.raises(error, match=text):
+        list(getattr(answering(status, **answer), call)("hi"))
+
+
+@pytest.mark.parametrize(
+    ("fault", "error"),
+    [
+        (httpx.ConnectError("refused"), EngineUnavailableError),
+        (httpx.ConnectTimeout("far"), EngineUnavailableError),
+        (httpx.ReadTimeout("slow"), DeadlineExceededError),
+        (httpx.RemoteProtocolError("hung up"), EngineUnavailableError),
+    ],
+)
+def test_transport_faults(fault, error):
+    def handler(request):
+        raise fault
+
+    client = client_of(handler)
+    with pytest.raises(error, match=str(fault)):
+        client.generate("hi")
+    with pytest.raises(error, match=str(fault)):
+        client.validate("{}")
+    health = client.health_check()
+    assert (health.live, health.ready, health.models) == (False, False, {})
+    assert str(fault) in health.error
+
+
+def test_validate():
+    def handler(request):
+        body = json.loads(request.content)
+        assert request.url.path == "/v2/models/validate/infer"
+        assert body["outputs"] == [{"name": "constraint_report"}]
+        assert body["inputs"] == [{"name": "constraint", "datatype": "BYTES", "shape": [1], "data": ['{"type": "x"}']}]
+        report = {"accepted": False, "errors": [{"code": "invalid_constraint", "message": "no type x", "pointer": "/type"}]}
+        return httpx.Response(200, json={"outputs": [{"name": "constraint_report", "shape": [1], "data": [json.dumps(report)]}]})
+
+    report = client_of(handler).validate({"type": "x"})
+    assert not report.accepted
+    assert str(report.errors[0]) == "[invalid_constraint] at /type: no type x"
+
+
+def test_validate_reports_what_cannot_be_sent_or_is_refused():
+    client = answering(400, json={"error": "[constraint_too_large] 9 MB"})
+    assert client.validate("{}").errors[0].code == "constraint_too_large"
+    assert client.validate({"a": object()}).errors[0].code == "invalid_constraint"
+    with pytest.raises(InvalidRequestError):
+        answering(404, json={"error": "unknown model"}).validate("{}")
+    with pytest.raises(InternalError, match="no constraint_report"):
+        answering(json={"outputs": []}).validate("{}")
+
+
+def test_health():
+    def handler(request):
+        if request.url.path == "/v2":
+            return httpx.Response(200, json={"name": "triton", "version": "2.51.0"})
+        return httpx.Response(400 if request.url.path == "/v2/models/validate/ready" else 200)
+
+    health = client_of(handler).health_check()
+    assert (health.live, health.ready, health.server_version, health.error) == (True, True, "2.51.0", None)
+    assert health.models == {"generate": True, "validate": False}
+
+
+def test_url(monkeypatch):
+    monkeypatch.delenv("ANANKE_HTTP_URL", raising=False)
+    assert base_url_of(None) == "http://localhost:8000"
+    monkeypatch.setenv("ANANKE_HTTP_URL", "far:1")
+    assert base_url_of(None) == "http://far:1"
+    assert base_url_of("https://near") == "https://near"

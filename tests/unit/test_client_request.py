@@ -1,0 +1,95 @@
+"""How a call's arguments become input tensors."""
+
+import json
+import re
+
+import pytest
+from ananke_client import ConstraintSpec, GenerationConfig, InvalidConstraintError, InvalidRequestError
+from ananke_client.request import GenerationRequest, choice_constraint, constraint_text, json_schema_constraint, regex_constraint
+
+
+def request(prompt="hi", constraint=None, config=None, **over):
+    return GenerationRequest.of(prompt, constraint, config, **{"stream": False, "timeout": 1.0, "request_id": None, **over})
+
+
+def test_tensors_of_a_plain_request():
+    assert request().tensors() == {
+        "text_input": "hi",
+        "sampling_parameters": "{}",
+        "stream": False,
+        "exclude_input_in_output": True,
+        "return_finish_reason": True,
+        "return_cumulative_logprob": False,
+        "return_logprobs": False,
+        "return_num_input_tokens": True,
+        "return_num_output_tokens": True,
+    }
+
+
+def test_logprobs_ask_for_the_cumulative_one():
+    assert request(config=GenerationConfig(extra={"logprobs": 0})).tensors()["return_cumulative_logprob"] is True
+
+
+def test_messages_are_sent_as_json():
+    messages = [{"role": "user", "content": "é"}]
+    assert json.loads(request(messages).text_input) == messages
+
+
+@pytest.mark.parametrize("prompt", [None, 7, [{"role": "user"}], ["hi"], [{"role": "user", "content": float("nan")}], "\ud800"])
+def test_prompt_refused(prompt):
+    with pytest.raises(InvalidRequestError, match="prompt"):
+        request(prompt)
+
+
+@pytest.mark.parametrize("timeout", [0, -1, float("nan"), float("inf")])
+def test_timeout_refused(timeout):
+    with pytest.raises(InvalidRequestError, match="timeout"):
+        request(timeout=timeout)
+
+
+def test_deadline_is_rounded_up():
+    assert request(timeout=0.0001).deadline_ms == 1
+    assert request(timeout=2.5).deadline_ms == 2500
+
+
+def test_request_id_is_minted_or_kept():
+    assert re.fullmatch("[0-9a-f]{32}", request().request_id)
+    assert request().request_id != request().request_id
+    assert request(request_id="mine").request_id == "mine"
+    with pytest.raises(InvalidRequestError, match="request_id"):
+        request(request_id="")
+
+
+def test_constraint_is_sent_as_it_is():
+    assert constraint_text("{not json") == "{not json"
+    assert json.loads(constraint_text({"type": "nonsense", "schema": {"default": None}})) == {
+        "type": "nonsense",
+        "schema": {"default": None},
+    }
+    assert json.loads(constraint_text(ConstraintSpec.regex("a+"))) == {"type": "regex", "pattern": "a+"}
+
+
+@pytest.mark.parametrize("constraint", [{"a": object()}, {"a": float("nan")}, "\ud800", ConstraintSpec.regex("\ud800")])
+def test_constraint_that_is_no_json(constraint):
+    with pytest.raises(InvalidConstraintError, match=r"not JSON|UTF-8"):
+        constraint_text(constraint)
+
+
+def test_compiled_patterns():
+    assert regex_constraint(re.compile("a.b")) == regex_constraint("a.b") == {"type": "regex", "pattern": "a.b"}
+
+
+@pytest.mark.parametrize("pattern", [re.compile("a", re.IGNORECASE), re.compile("(?s)a"), re.compile("a", re.ASCII), re.compile(b"a")])
+def test_compiled_patterns_refused(pattern):
+    with pytest.raises(InvalidRequestError):
+        regex_constraint(pattern)
+
+
+def test_choices_are_a_list():
+    assert choice_constraint(("yes", "no")) == {"type": "choice", "choices": ["yes", "no"]}
+    with pytest.raises(InvalidRequestError, match="one text"):
+        choice_constraint("yes")
+
+
+def test_schema_may_be_a_boolean():
+    assert json_schema_constraint(True) == {"type": "json_schema", "schema": True}

@@ -1,0 +1,86 @@
+"""How output tensors become a result."""
+
+import json
+
+import pytest
+from ananke_client import ConstraintReport, InternalError, InvalidConstraintError, InvalidRequestError
+from ananke_client.request import GenerationRequest
+from ananke_client.response import ResponseAssembler, refusal
+
+REPORT = {"accepted": True, "kind": "regex", "guarantee": "exact", "constraint_satisfied": False, "unsatisfied_reason": "length"}
+FINAL = {
+    "text_output": "c",
+    "finish_reason": "length",
+    "num_input_tokens": 3,
+    "num_output_tokens": 0,
+    "constraint_report": json.dumps(REPORT),
+    "provenance": '{"key": 1}',
+    "metrics": '{"ttft_ms": 2.5}',
+}
+
+
+def assembler(constraint="{}"):
+    return ResponseAssembler(GenerationRequest.of("hi", constraint, None, stream=True, timeout=1, request_id="r"))
+
+
+def without(*names):
+    return {name: value for name, value in FINAL.items() if name not in names}
+
+
+def test_deltas_are_joined():
+    responses = assembler()
+    assert [responses.add(outputs) for outputs in ({"text_output": "a"}, {}, {"text_output": "b"}, FINAL)] == ["a", "", "b", "c"]
+    result = responses.result()
+    assert (result.text, result.finish_reason, result.request_id) == ("abc", "length", "r")
+    assert (result.usage.prompt_tokens, result.usage.completion_tokens) == (3, 0)
+    assert (result.constraint_satisfied, result.guarantee) == (False, "exact")
+    assert result.report == ConstraintReport.model_validate(REPORT)
+    assert (result.provenance, result.metrics, result.cumulative_logprob) == ({"key": 1}, {"ttft_ms": 2.5}, None)
+
+
+def test_output_tokens_are_counted_over_all_responses():
+    responses = assembler()
+    responses.add({"text_output": "a", "num_output_tokens": 2})
+    responses.add({**FINAL, "num_output_tokens": 3})
+    assert responses.result().usage.completion_tokens == 5
+
+
+def test_an_unconstrained_result_claims_nothing():
+    responses = assembler(constraint=None)
+    responses.add({**without("constraint_report", "provenance", "metrics"), "cumulative_logprob": -1.5})
+    result = responses.result()
+    assert (result.constraint_satisfied, result.guarantee, result.report) == (None, "none", None)
+    assert (result.provenance, result.metrics, result.cumulative_logprob) == ({}, {}, -1.5)
+
+
+@pytest.mark.parametrize(
+    ("outputs", "reason"),
+    [
+        ({"text_output": "a"}, "without a final response"),
+        (without("constraint_report"), "nothing says that the constraint was enforced"),
+        (without("num_input_tokens"), "num_input_tokens"),
+        ({**FINAL, "constraint_report": "{"}, "constraint_report is malformed"),
+        ({**FINAL, "provenance": "{"}, "provenance is malformed"),
+        ({**FINAL, "metrics": "[]"}, "metrics is malformed"),
+    ],
+)
+def test_a_faulty_end_is_an_error(outputs, reason):
+    responses = assembler()
+    responses.add(outputs)
+    with pytest.raises(InternalError, match=reason):
+        responses.result()
+
+
+def test_nothing_comes_after_the_final_response():
+    responses = assembler()
+    responses.add(FINAL)
+    assert responses.add({}) == ""
+    with pytest.raises(InternalError, match="after the final"):
+        responses.add({"text_output": "late"})
+
+
+def test_refusal_is_a_report_only_for_a_constraint():
+    report = refusal(InvalidConstraintError("bad"))
+    assert (report.accepted, str(report.errors[0])) == (False, "[invalid_constraint] bad")
+    with pytest.raises(InvalidRequestError):
+        refusal(InvalidRequestError("no such model"))
