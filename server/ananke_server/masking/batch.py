@@ -1,0 +1,115 @@
+"""The masks of a batch: slots, their guides, and the bitmask that says which tokens each row may sample."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from llguidance import LLExecutor, LLMatcher
+from numpy.typing import NDArray
+
+from ananke_server.masking.matchers import Guide, GuideStore
+
+
+class RowRequest(NamedTuple):
+    """A row of this step's logits, the slot it belongs to, and the tokens its request has sampled since its last mask."""
+
+    row: int
+    slot: int
+    new_tokens: Sequence[int]
+
+
+class GuidedBatch:
+    """The guided requests of an engine's batch, by slot.
+
+    A slot is whatever the engine keeps a request at between two steps: a row of the batch (vLLM's V1 runner) or a
+    persistent index (V2). Slots without a guide belong to unconstrained requests and cost nothing.
+    """
+
+    def __init__(self, store: GuideStore, *, threads: int = 1, counts_steps: bool = True) -> None:
+        self.store = store
+        self.words = (store.tokenizer.vocab_size + 31) // 32
+        self.slots: dict[int, Guide] = {}
+        self._executor = LLExecutor(threads) if threads > 1 else None
+        self._counts_steps = counts_steps
+        self._eos_only = np.zeros(self.words, dtype=np.uint32)
+        for token in store.tokenizer.eos_tokens:
+            self._eos_only[token // 32] |= np.uint32(1 << token % 32)
+
+    def place(self, slot: int, guide: Guide) -> None:
+        """Put a request at a slot, whoever was there before."""
+        self.slots[slot] = guide
+
+    def remove(self, slot: int) -> None:
+        """Clear a slot."""
+        self.slots.pop(slot, None)
+
+    def move(self, source: int, target: int) -> None:
+        """Move whatever is at ``source``, nothing included, to ``target``."""
+        self.remove(target)
+        if (guide := self.slots.pop(source, None)) is not None:
+            self.slots[target] = guide
+
+    def swap(self, first: int, second: int) -> None:
+        """Exchange two slots."""
+        guides = self.slots.pop(first, None), self.slots.pop(second, None)
+        for slot, guide in zip((second, first), guides, strict=True):
+            if guide is not None:
+                self.slots[slot] = guide
+
+    def forget_released(self) -> None:
+        """Clear the slots of requests that have ended, for engines that do not say when they do."""
+        for slot in [slot for slot, guide in self.slots.items() if guide.released]:
+            del self.slots[slot]
+
+    def fill(self, requests: Sequence[RowRequest], bitmask: NDArray[np.int32]) -> list[int]:
+        """Consume what was sampled and fill one mask a guided row, the whole batch in parallel and outside the GIL.
+
+        Args:
+            requests: this step's rows; those of unguided slots are passed over.
+            bitmask: ``[rows, words]`` int32, C-contiguous; mask ``i`` is written to row ``i`` for the ``i``-th row of the result.
+
+        Returns:
+            The logits rows that have a mask, in the order of ``bitmask``.
+        """
+        started = time.perf_counter_ns()
+        guided = [(request, guide) for request in requests if (guide := self.slots.get(request.slot)) is not None]
+        self._consume([(guide, request.new_tokens) for request, guide in guided])
+        self._compute([guide for _, guide in guided], bitmask)
+        if self._counts_steps:
+            wait_ns = time.perf_counter_ns() - started
+            for _, guide in guided:
+                self.store.table.count_step(guide.ticket, wait_ns)
+        return [request.row for request, _ in guided]
+
+    def _consume(self, advances: list[tuple[Guide, Sequence[int]]]) -> None:
+        single: list[tuple[LLMatcher, int]] = []
+        for guide, tokens in advances:
+            guide.consumed += len(tokens)
+            if guide.matcher is None or not tokens:
+                continue
+            if len(tokens) == 1:
+                single.append((guide.matcher, tokens[0]))
+            else:
+                guide.matcher.consume_tokens(list(tokens))
+        if self._executor is not None and len(single) > 1:
+            self._executor.consume_token_par(single)
+        else:
+            for matcher, token in single:
+                matcher.consume_token(token)
+
+    def _compute(self, guides: list[Guide], bitmask: NDArray[np.int32]) -> None:
+        live = [(guide.matcher, row) for row, guide in enumerate(guides) if guide.matcher is not None]
+        address, stride = bitmask.ctypes.data, self.words * 4
+        if self._executor is not None and len(live) > 1:
+            self._executor.unsafe_compute_mask_ptr(live, address, stride, len(bitmask))
+        else:
+            for matcher, row in live:
+                matcher.unsafe_compute_mask_ptr(address + row * stride, stride)
+        for row, guide in enumerate(guides):
+            if guide.matcher is not None and guide.matcher.is_error():
+                self.store.fail(guide)
+            if guide.matcher is None:
+                bitmask[row] = self._eos_only.view(np.int32)
