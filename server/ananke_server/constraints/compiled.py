@@ -1,0 +1,76 @@
+"""Compiled constraints: a report, and a grammar where the constraint is accepted."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+
+from llguidance import LLMatcher, LLTokenizer
+
+from ananke_client.constraint import Constraint
+from ananke_client.report import ConstraintReport
+from ananke_server.constraints.complaints import diagnostic_of
+from ananke_server.constraints.grammars import grammar_of
+from ananke_server.constraints.parse import parse, too_deep
+from ananke_server.constraints.refusal import Refusal
+from ananke_server.masking.matchers import new_matcher
+
+
+@dataclass(frozen=True, slots=True)
+class CompiledConstraint:
+    """What validation makes of a constraint's text; ``grammar`` is None where it is refused or absent."""
+
+    report: ConstraintReport
+    grammar: str | None
+
+
+UNCONSTRAINED = CompiledConstraint(ConstraintReport(accepted=True), None)
+"""What a request without a constraint is held to."""
+
+
+class Compiler:
+    """Compiles constraints for one tokenizer. Stateless, and safe to call from several threads."""
+
+    def __init__(self, tokenizer: LLTokenizer) -> None:
+        self._tokenizer = tokenizer
+
+    def compile(self, text: str) -> CompiledConstraint:
+        """The constraint of a JSON text; one that cannot be enforced comes back with its diagnostics. Never raises for the text."""
+        kind = None
+        try:
+            constraint = parse(text)
+            kind = constraint.type
+            grammar = grammar_of(constraint)
+            self._check(constraint, grammar)
+        except Refusal as refusal:
+            return CompiledConstraint(ConstraintReport(accepted=False, kind=kind, errors=refusal.diagnostics), None)
+        except RecursionError:
+            return CompiledConstraint(ConstraintReport(accepted=False, kind=kind, errors=too_deep().diagnostics), None)
+        report = ConstraintReport(accepted=True, kind=kind, guarantee="exact", key=constraint_key(constraint))
+        return CompiledConstraint(report, grammar)
+
+    def satisfies(self, grammar: str, tokens: list[int]) -> bool:
+        """Whether a fresh matcher takes these output tokens, the end-of-sequence token aside, from start to acceptance."""
+        matcher: LLMatcher = new_matcher(self._tokenizer, grammar)
+        while tokens and tokens[-1] in self._tokenizer.eos_tokens:
+            tokens = tokens[:-1]
+        return bool(matcher.consume_tokens(tokens)) and matcher.is_accepting()
+
+    def satisfies_text(self, grammar: str, text: str) -> bool:
+        """The same of a text, for outputs that were cut within a token."""
+        return self.satisfies(grammar, self._tokenizer.tokenize_str(text))
+
+    def _check(self, constraint: Constraint, grammar: str) -> None:
+        """Hold the grammar against llguidance, its first mask included, which finds one that admits nothing."""
+        matcher = new_matcher(self._tokenizer, grammar)
+        if not matcher.is_error():
+            matcher.compute_bitmask()
+        if matcher.is_error():
+            raise Refusal([diagnostic_of(constraint, matcher.get_error())])
+
+
+def constraint_key(constraint: Constraint) -> str:
+    """SHA-256 of the constraint as compact JSON. A schema's key order is kept: the mask writes properties in that order."""
+    canonical = json.dumps(json.loads(constraint.to_json()), separators=(",", ":"), ensure_ascii=False)
+    return "sha256:" + hashlib.sha256(canonical.encode("utf-8", errors="surrogatepass")).hexdigest()

@@ -1,0 +1,1 @@
+"""The engine: vLLM's AsyncLLM with guides, from a request to its checked result."""

@@ -1,0 +1,236 @@
+"""The guided engine: takes a request, streams its text, and says at the end whether the constraint holds."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+from vllm import SamplingParams, TokensPrompt
+from vllm.exceptions import VLLMClientError, VLLMValidationError
+from vllm.outputs import CompletionOutput
+from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
+
+from ananke_client.errors import (
+    AnankeError,
+    DeadlineExceededError,
+    EngineUnavailableError,
+    InvalidRequestError,
+    OverloadedError,
+)
+from ananke_client.report import ConstraintReport
+from ananke_server.constraints import UNCONSTRAINED, CompiledConstraint, Compiler
+from ananke_server.constraints.refusal import error_from
+from ananke_server.engine.guides import GuideDesk
+from ananke_server.engine.prompt import prompt_tokens
+from ananke_server.engine.request import Delta, GenerateRequest, GenerateResult
+from ananke_server.engine.sampling import recorded_parameters, sampling_params
+from ananke_server.engine.start import device_name, start_engine
+from ananke_server.engine.timeline import Timeline
+from ananke_server.handover import Seal
+from ananke_server.masking.tickets import Ticket, TicketTable
+from ananke_server.masking.tokenizer import load_tokenizer
+from ananke_server.masking.worker import EXTRA_ARGS_KEY
+from ananke_server.provenance import ModelIdentity, now, sha256, statement, versions
+from ananke_server.settings import Settings
+
+# A request that has ended holds its ticket until the workers have let go of its matcher.
+TICKETS_PER_PENDING = 2
+
+Emit = Callable[[Delta], None]
+
+
+class GuidedEngine:
+    """vLLM behind guides. Every method belongs to the event loop that ``start`` ran on."""
+
+    def __init__(self, settings: Settings, table: TicketTable, seal: Seal, llm: Any) -> None:
+        config = llm.vllm_config
+        self.settings = settings
+        self.pending = 0
+        """Requests taken and not yet answered."""
+        self._table = table
+        self._seal = seal
+        self._llm = llm
+        self._tokenizer = llm.get_tokenizer()
+        self._compiler = Compiler(load_tokenizer(config.model_config))
+        self._context = int(config.model_config.max_model_len)
+        self._identity = ModelIdentity.of(settings.model, settings.revision)
+        ranks = int(config.parallel_config.world_size)
+        self._desk = GuideDesk(table, ranks=ranks, sync=self._sync_workers, engine_is_dead=lambda: bool(llm.errored))
+
+    @classmethod
+    async def start(cls, settings: Settings, seal: Seal) -> GuidedEngine:
+        """Start vLLM and wait until it can generate."""
+        table = TicketTable.create(TICKETS_PER_PENDING * settings.max_pending)
+        try:
+            return cls(settings, table, seal, start_engine(settings, table))
+        except BaseException:
+            table.unlink()
+            raise
+
+    def shutdown(self) -> None:
+        """Stop vLLM's processes."""
+        self._llm.shutdown()
+        self._table.unlink()
+
+    async def generate(self, request: GenerateRequest, emit: Emit) -> GenerateResult:
+        """Generate, handing each piece of text to ``emit``; the last piece has been handed over when this returns.
+
+        Cancelling the task stops the generation in the engine.
+
+        Raises:
+            AnankeError: with the code of whatever went wrong.
+        """
+        if self.pending >= self.settings.max_pending:
+            raise OverloadedError(f"{self.pending} requests are pending; try again later")
+        timeline = Timeline()
+        timeout = request.timeout or self.settings.request_timeout
+        self.pending += 1
+        try:
+            async with asyncio.timeout(timeout):
+                return await self._generate(request, emit, timeline)
+        except TimeoutError:
+            raise DeadlineExceededError(f"no end within {timeout:g} s; {len(timeline.token_ids)} tokens were generated") from None
+        except (EngineDeadError, EngineGenerateError, VLLMClientError) as fault:
+            raise self._translate(fault) from fault
+        finally:
+            self.pending -= 1
+
+    async def _generate(self, request: GenerateRequest, emit: Emit, timeline: Timeline) -> GenerateResult:
+        if self._llm.errored:
+            raise EngineUnavailableError("the engine has died")
+        compiled = await self._constraint(request)
+        constrained = compiled.grammar is not None
+        prompt = await asyncio.to_thread(prompt_tokens, self._tokenizer, request.prompt)
+        if len(prompt) >= self._context:
+            raise InvalidRequestError(f"text_input: {len(prompt)} tokens leave no room in the model's context of {self._context}")
+        params = sampling_params(
+            request.sampling_parameters, self.settings, constrained=constrained, context_left=self._context - len(prompt)
+        )
+        echo = _echoed_prompt(request, constrained)
+        if echo:
+            emit(Delta(echo, 0))
+        async with self._guide(compiled, params) as ticket:
+            timeline.admit()
+            last = await self._stream(request.request_id, prompt, params, emit, timeline)
+            timeline.finish()
+            outcome = None if ticket is None else self._desk.check(ticket)
+        report = await asyncio.to_thread(self._judge, compiled, timeline, last)
+        return GenerateResult(
+            finish_reason=str(last.finish_reason),
+            input_tokens=len(prompt),
+            output_tokens=len(timeline.token_ids),
+            cumulative_logprob=last.cumulative_logprob,
+            report=report,
+            provenance=statement(echo + timeline.text, self._predicate(request, params, len(prompt), report, last, timeline)),
+            metrics=timeline.metrics(outcome),
+        )
+
+    async def _constraint(self, request: GenerateRequest) -> CompiledConstraint:
+        """The request's constraint, from under validate's seal or compiled here."""
+        compiled = None if request.sealed is None else self._seal.open(request.constraint, request.sealed)
+        if compiled is None and request.constraint is None:
+            if request.sealed is not None:
+                raise InvalidRequestError("compiled: not from this server's validate model; send 'constraint'")
+            return UNCONSTRAINED
+        if compiled is None:
+            compiled = await asyncio.to_thread(self._compiler.compile, str(request.constraint))
+        if not compiled.report.accepted:
+            raise error_from(compiled.report.errors)
+        return compiled
+
+    @asynccontextmanager
+    async def _guide(self, compiled: CompiledConstraint, params: SamplingParams) -> AsyncIterator[Ticket | None]:
+        if compiled.grammar is None:
+            yield None
+            return
+        async with self._desk.guide(compiled.grammar) as ticket:
+            params.extra_args = {EXTRA_ARGS_KEY: [ticket.index, ticket.generation, compiled.grammar]}
+            yield ticket
+
+    async def _stream(
+        self, request_id: str, prompt: list[int], params: SamplingParams, emit: Emit, timeline: Timeline
+    ) -> CompletionOutput:
+        """Generate to the end; returns vLLM's last output."""
+        output = None
+        async for response in self._llm.generate(TokensPrompt(prompt_token_ids=prompt), params, request_id):
+            output = response.outputs[0]
+            delta = Delta(output.text, len(output.token_ids), _logprobs(output.logprobs))
+            timeline.add(delta, output.token_ids)
+            emit(delta)
+        assert output is not None
+        return output
+
+    def _judge(self, compiled: CompiledConstraint, timeline: Timeline, last: CompletionOutput) -> ConstraintReport:
+        """The report, with whether the finished output satisfies the constraint by a fresh matcher."""
+        if compiled.grammar is None:
+            return compiled.report
+        reason = None
+        if last.finish_reason != "stop":
+            reason = f"the output was cut by {'max_tokens' if last.finish_reason == 'length' else last.finish_reason}"
+        elif isinstance(last.stop_reason, str):
+            if not self._compiler.satisfies_text(compiled.grammar, timeline.text):
+                reason = f"the stop string {last.stop_reason!r} cut the output"
+        elif not self._compiler.satisfies(compiled.grammar, timeline.token_ids):
+            reason = "the output is not within the constraint"
+        return compiled.report.model_copy(update={"constraint_satisfied": reason is None, "unsatisfied_reason": reason})
+
+    def _predicate(
+        self,
+        request: GenerateRequest,
+        params: SamplingParams,
+        input_tokens: int,
+        report: ConstraintReport,
+        last: CompletionOutput,
+        timeline: Timeline,
+    ) -> dict[str, Any]:
+        constraint = None
+        if request.constraint is not None:
+            constraint = {"sha256": sha256(request.constraint), "key": report.key, "kind": report.kind, "guarantee": report.guarantee}
+        return {
+            "request_id": request.request_id,
+            "finished_at": now(),
+            "prompt": {"sha256": sha256(request.prompt), "tokens": input_tokens},
+            "constraint": constraint,
+            "constraint_satisfied": report.constraint_satisfied,
+            "output": {"tokens": len(timeline.token_ids), "finish_reason": last.finish_reason},
+            "model": self._identity.to_json(),
+            "sampling_parameters": recorded_parameters(params),
+            "versions": versions(),
+            "device": device_name(),
+            "timing_ms": timeline.timing(),
+        }
+
+    async def _sync_workers(self, prepare: list[list[Any]], release: list[list[int]]) -> object:
+        return await self._llm.collective_rpc("ananke_sync", args=(prepare, release))
+
+    def _translate(self, fault: Exception) -> AnankeError:
+        if isinstance(fault, VLLMValidationError):
+            return InvalidRequestError(str(fault))
+        if self._llm.errored:
+            return EngineUnavailableError("the engine has died")
+        return EngineUnavailableError(f"the engine did not take the request: {fault}")
+
+
+def _echoed_prompt(request: GenerateRequest, constrained: bool) -> str:
+    """The prompt, where it goes before the output: as in Triton's vLLM backend, but by default never with a constraint."""
+    excluded = request.exclude_input_in_output
+    if excluded is None:
+        excluded = constrained or request.stream
+    if not excluded and request.stream:
+        raise InvalidRequestError("exclude_input_in_output: false is not possible when streaming")
+    return "" if excluded else request.prompt
+
+
+def _logprobs(logprobs: Any) -> list[dict[str, Any]] | None:
+    """vLLM's log-probabilities as Triton's vLLM backend writes them: for each position, by token id."""
+    if logprobs is None:
+        return None
+    return [
+        {
+            str(token): {"logprob": entry.logprob, "rank": entry.rank, "decoded_token": entry.decoded_token}
+            for token, entry in position.items()
+        }
+        for position in logprobs
+    ]

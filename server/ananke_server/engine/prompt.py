@@ -1,0 +1,53 @@
+"""Prompts: text, or chat messages through the model's template, into tokens."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from ananke_client.errors import InvalidRequestError
+
+ChatMessage = dict[str, Any]
+
+
+def prompt_tokens(tokenizer: Any, prompt: str) -> list[int]:
+    """The tokens of a prompt.
+
+    Args:
+        tokenizer: a Hugging Face tokenizer.
+        prompt: text, or a JSON list of chat messages.
+
+    Raises:
+        InvalidRequestError: a message is malformed, or the model has no template, or its template refuses the messages.
+    """
+    messages = chat_messages(prompt)
+    if messages is None:
+        return list(tokenizer.encode(prompt))
+    if not getattr(tokenizer, "chat_template", None):
+        raise InvalidRequestError("text_input: the model has no chat template; send the prompt as text")
+    try:
+        text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    except Exception as fault:  # a template raises what it likes
+        raise InvalidRequestError(f"text_input: the model's chat template refuses the messages: {fault}") from None
+    return list(tokenizer.encode(text, add_special_tokens=False))
+
+
+def chat_messages(prompt: str) -> list[ChatMessage] | None:
+    """The messages of a prompt that is a JSON list of objects with a ``role``; None for a text prompt.
+
+    Raises:
+        InvalidRequestError: it is such a list, but not of messages.
+    """
+    if not prompt.lstrip().startswith("["):
+        return None
+    try:
+        messages = json.loads(prompt)
+    except (ValueError, RecursionError):
+        return None
+    if not (isinstance(messages, list) and messages and all(isinstance(message, dict) and "role" in message for message in messages)):
+        return None
+    for index, message in enumerate(messages):
+        for key in ("role", "content"):
+            if not isinstance(message.get(key), str):
+                raise InvalidRequestError(f"text_input: message {index} needs a text {key!r}")
+    return messages

@@ -1,0 +1,49 @@
+"""Requests and results of the engine, free of Triton and of vLLM."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from ananke_client.report import ConstraintReport
+
+
+@dataclass(frozen=True, slots=True)
+class GenerateRequest:
+    """What a caller asks for.
+
+    ``timeout`` is in seconds from the request's arrival; ``sealed`` is a compiled constraint from ``validate``.
+    """
+
+    request_id: str
+    prompt: str
+    constraint: str | None = None
+    sealed: bytes | None = None
+    sampling_parameters: str | None = None
+    timeout: float | None = None
+    exclude_input_in_output: bool | None = None
+    stream: bool = False
+    wants: frozenset[str] = frozenset()
+    fault: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Delta:
+    """Text that was generated since the last delta, and how many tokens it took."""
+
+    text: str
+    tokens: int
+    logprobs: list[dict[str, Any]] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class GenerateResult:
+    """What a finished request yields beside its text."""
+
+    finish_reason: str
+    input_tokens: int
+    output_tokens: int
+    cumulative_logprob: float | None
+    report: ConstraintReport
+    provenance: dict[str, Any]
+    metrics: dict[str, Any]

@@ -1,0 +1,74 @@
+"""Starting vLLM: engine arguments from settings, with the runner and the processor that belong together."""
+
+from __future__ import annotations
+
+import logging
+import os
+from typing import Any
+
+from ananke_server.masking.tickets import TicketTable
+from ananke_server.masking.worker import TICKETS_VARIABLE
+from ananke_server.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+_PROCESSORS = {"v1": "ananke_server.masking.vllm_v1:LlguidanceV1", "v2": "ananke_server.masking.vllm_v2:LlguidanceV2"}
+
+
+def start_engine(settings: Settings, table: TicketTable) -> Any:
+    """A running ``AsyncLLM``. Call it on the event loop that will use it; takes tens of seconds."""
+    runner = _prepare_environment(settings, table)
+    from vllm import AsyncEngineArgs
+    from vllm.v1.engine.async_llm import AsyncLLM
+
+    arguments = AsyncEngineArgs(**engine_arguments(settings, runner))
+    return AsyncLLM.from_engine_args(arguments)
+
+
+def engine_arguments(settings: Settings, runner: str) -> dict[str, Any]:
+    """The keyword arguments of vLLM's ``AsyncEngineArgs``."""
+    eager = settings.enforce_eager
+    return {
+        "model": settings.model,
+        "revision": settings.revision,
+        "dtype": settings.dtype,
+        "max_model_len": settings.max_model_len,
+        "max_num_seqs": settings.max_num_seqs,
+        "tensor_parallel_size": settings.tensor_parallel_size,
+        "gpu_memory_utilization": settings.gpu_memory_utilization,
+        "enforce_eager": on_cpu() if eager is None else eager,
+        "load_format": settings.load_format,
+        "logits_processors": [_PROCESSORS[runner]],
+        "worker_extension_cls": "ananke_server.masking.worker.WorkerExtension",
+        "enable_log_requests": False,
+        "disable_log_stats": True,
+        "trust_remote_code": False,
+    }
+
+
+def on_cpu() -> bool:
+    """Whether vLLM will run on the CPU."""
+    from vllm.platforms import current_platform
+
+    return bool(current_platform.is_cpu())
+
+
+def device_name() -> str:
+    """The name of the device that vLLM runs on."""
+    from vllm.platforms import current_platform
+
+    return "cpu" if on_cpu() else str(current_platform.get_device_name())
+
+
+def _prepare_environment(settings: Settings, table: TicketTable) -> str:
+    """Set what vLLM and its workers read from the environment; returns the model runner."""
+    os.environ[TICKETS_VARIABLE] = str(table.path)
+    os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+    os.environ.setdefault("VLLM_WORKER_MULTIPROC_METHOD", "spawn")
+    os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", str(settings.cpu_kv_cache_gib))
+    os.environ.setdefault("VLLM_USE_FLASHINFER_SAMPLER", "0")
+    runner = settings.runner if settings.runner != "auto" else "v1" if on_cpu() else "v2"
+    # Left to itself vLLM chooses by its build, and refuses a processor of the other runner.
+    os.environ["VLLM_USE_V2_MODEL_RUNNER"] = "1" if runner == "v2" else "0"
+    logger.info("vLLM's %s model runner", runner)
+    return runner

@@ -1,0 +1,50 @@
+"""Settings of the server, read from the environment: ``ANANKE_MODEL``, ``ANANKE_MAX_NUM_SEQS`` and so on."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class Settings(BaseSettings):
+    """Every setting with its default; an environment variable is its name in capitals after ``ANANKE_``."""
+
+    model_config = SettingsConfigDict(env_prefix="ANANKE_", frozen=True, env_ignore_empty=True, protected_namespaces=())
+
+    model: str
+    """A folder in Hugging Face's layout, or a name on the hub."""
+    revision: str | None = None
+    dtype: str = "auto"
+    max_model_len: int | None = Field(None, gt=0)
+    """Tokens of prompt and output together; the model's own limit by default."""
+    max_num_seqs: int = Field(256, gt=0)
+    """Requests that share a step of the engine."""
+    tensor_parallel_size: int = Field(1, gt=0)
+    gpu_memory_utilization: float = Field(0.9, gt=0, le=1)
+    cpu_kv_cache_gib: int = Field(2, gt=0)
+    """GiB of KV cache where the engine runs on CPU."""
+    enforce_eager: bool | None = None
+    """Run without compilation and CUDA graphs; on by default on CPU, where compilation would need a C++ compiler."""
+    load_format: str = "auto"
+    runner: Literal["auto", "v1", "v2"] = "auto"
+    """vLLM's model runner; V2 on a GPU, V1 on CPU by default."""
+
+    request_timeout: float = Field(600.0, gt=0)
+    """Seconds after which a request ends that set no deadline of its own."""
+    max_pending: int = Field(1024, gt=0)
+    """Requests in the engine, running and waiting; one more is answered as overloaded."""
+
+    default_max_tokens: int = Field(2048, gt=0)
+    default_temperature: float = Field(0.7, ge=0)
+    default_top_p: float = Field(0.95, gt=0, le=1)
+    default_top_k: int = Field(50, ge=0)
+
+    test_hooks: bool = False
+    """Lets a request ask for a fault by its parameter ``ananke_fault``; for the project's own tests alone."""
+
+
+def load_settings() -> Settings:
+    """The settings of this process's environment."""
+    return Settings()  # type: ignore[call-arg]

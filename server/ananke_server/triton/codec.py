@@ -1,0 +1,140 @@
+"""Triton's tensors and errors to and from the library's types."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+import triton_python_backend_utils as pb_utils
+
+from ananke_client.errors import AnankeError, ErrorCode, InternalError, InvalidConstraintError, InvalidRequestError, to_wire
+from ananke_server.engine.request import Delta, GenerateRequest, GenerateResult
+
+WANTS = ("return_finish_reason", "return_cumulative_logprob", "return_logprobs", "return_num_input_tokens", "return_num_output_tokens")
+
+# By name: while Triton completes a model's configuration, pb_utils has no TritonError yet.
+_TRITON_CODES = {
+    ErrorCode.INVALID_REQUEST: "INVALID_ARG",
+    ErrorCode.INVALID_CONSTRAINT: "INVALID_ARG",
+    ErrorCode.UNSUPPORTED_CONSTRAINT: "INVALID_ARG",
+    ErrorCode.CONSTRAINT_TOO_LARGE: "INVALID_ARG",
+    ErrorCode.OVERLOADED: "UNAVAILABLE",
+    ErrorCode.ENGINE_UNAVAILABLE: "UNAVAILABLE",
+    ErrorCode.CANCELLED: "CANCELLED",
+}
+
+
+def triton_error(error: Exception) -> Any:
+    """An error with its Triton status; one that is not of the closed set is reported as internal."""
+    known = error if isinstance(error, AnankeError) else InternalError(f"{type(error).__name__}: {error}")
+    status = getattr(pb_utils.TritonError, _TRITON_CODES.get(known.code, "INTERNAL"))
+    return pb_utils.TritonError(to_wire(known), status)
+
+
+def decode_request(request: Any) -> GenerateRequest:
+    """A request of ``guided_vllm``.
+
+    Raises:
+        InvalidRequestError: a tensor or parameter is missing or wrong.
+        InvalidConstraintError: the constraint is not UTF-8.
+    """
+    prompt = text_of(request, "text_input")
+    if prompt is None:
+        raise InvalidRequestError("text_input is missing")
+    parameters = json.loads(request.parameters() or "{}")
+    sealed = _scalar(request, "compiled")
+    return GenerateRequest(
+        request_id=f"{request.request_id() or 'request'}-{np.random.bytes(6).hex()}",
+        prompt=prompt,
+        constraint=text_of(request, "constraint"),
+        sealed=sealed or None,
+        sampling_parameters=text_of(request, "sampling_parameters"),
+        timeout=_timeout(parameters.get("deadline_ms")),
+        exclude_input_in_output=_flag(request, "exclude_input_in_output"),
+        stream=bool(_flag(request, "stream")),
+        wants=frozenset(name for name in WANTS if _flag(request, name)),
+        fault=parameters.get("ananke_fault"),
+    )
+
+
+def text_of(request: Any, name: str) -> str | None:
+    """The text of a BYTES tensor with one element; None where the tensor was not sent.
+
+    Raises:
+        InvalidRequestError, InvalidConstraintError: it is not UTF-8.
+    """
+    value = _scalar(request, name)
+    if value is None:
+        return None
+    try:
+        return str(value, "utf-8") if isinstance(value, bytes) else str(value)
+    except UnicodeDecodeError as fault:
+        error = InvalidConstraintError if name == "constraint" else InvalidRequestError
+        raise error(f"{name} is not UTF-8: byte {fault.start}") from None
+
+
+def encode_delta(delta: Delta, wants: frozenset[str]) -> Any:
+    """A response with text alone, and its tokens' count and log-probabilities where asked."""
+    return pb_utils.InferenceResponse(output_tensors=_delta_tensors(delta, wants))
+
+
+def encode_result(delta: Delta, result: GenerateResult, wants: frozenset[str]) -> Any:
+    """The last response: the last text, and everything that is known once a request has ended."""
+    tensors = _delta_tensors(delta, wants)
+    if "return_finish_reason" in wants:
+        tensors.append(_bytes("finish_reason", result.finish_reason))
+    if "return_cumulative_logprob" in wants and result.cumulative_logprob is not None:
+        tensors.append(pb_utils.Tensor("cumulative_logprob", np.array([result.cumulative_logprob], dtype=np.float32)))
+    if "return_num_input_tokens" in wants:
+        tensors.append(pb_utils.Tensor("num_input_tokens", np.array([result.input_tokens], dtype=np.uint32)))
+    tensors.append(_bytes("constraint_report", result.report.model_dump_json()))
+    tensors.append(_bytes("provenance", json.dumps(result.provenance)))
+    tensors.append(_bytes("metrics", json.dumps(result.metrics)))
+    return pb_utils.InferenceResponse(output_tensors=tensors)
+
+
+def bytes_tensor(name: str, value: str | bytes) -> Any:
+    """A BYTES tensor of one element."""
+    return _bytes(name, value)
+
+
+def _delta_tensors(delta: Delta, wants: frozenset[str]) -> list[Any]:
+    tensors = [_bytes("text_output", delta.text)]
+    if "return_num_output_tokens" in wants:
+        tensors.append(pb_utils.Tensor("num_output_tokens", np.array([delta.tokens], dtype=np.uint32)))
+    if "return_logprobs" in wants:
+        tensors.append(_bytes("logprobs", json.dumps(delta.logprobs)))
+    return tensors
+
+
+def _bytes(name: str, value: str | bytes) -> Any:
+    data = value.encode("utf-8", errors="replace") if isinstance(value, str) else value
+    return pb_utils.Tensor(name, np.array([data], dtype=np.object_))
+
+
+def _scalar(request: Any, name: str) -> Any:
+    tensor = pb_utils.get_input_tensor_by_name(request, name)
+    if tensor is None:
+        return None
+    values = tensor.as_numpy().reshape(-1)
+    if len(values) != 1:
+        raise InvalidRequestError(f"{name} has {len(values)} elements; it takes one")
+    return values[0]
+
+
+def _flag(request: Any, name: str) -> bool | None:
+    value = _scalar(request, name)
+    return None if value is None else bool(value)
+
+
+def _timeout(deadline_ms: Any) -> float | None:
+    if deadline_ms is None:
+        return None
+    try:
+        milliseconds = float(deadline_ms)
+    except (TypeError, ValueError):
+        raise InvalidRequestError("deadline_ms is a number of milliseconds") from None
+    if not milliseconds > 0:
+        raise InvalidRequestError("deadline_ms must be positive")
+    return milliseconds / 1000
