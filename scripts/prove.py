@@ -42,6 +42,7 @@ class Verdict:
     valid: bool | None
     finish_reason: str
     tokens: int
+    resumed: int
     text: str
 
 
@@ -60,7 +61,11 @@ def main() -> int:
 
 def run(grpc_url: str, http_url: str, requests: int, concurrency: int, *, plain_every: int = 0) -> list[Verdict]:
     """Send the requests and judge their outputs, in the order of the requests."""
-    with AnankeInferenceClient(url=grpc_url) as grpc, AnankeInferenceHTTPClient(url=http_url) as http, ThreadPoolExecutor(concurrency) as pool:
+    with (
+        AnankeInferenceClient(url=grpc_url) as grpc,
+        AnankeInferenceHTTPClient(url=http_url) as http,
+        ThreadPoolExecutor(concurrency) as pool,
+    ):
 
         def one(index: int) -> Verdict:
             client = (grpc, http)[index % 2]
@@ -92,16 +97,27 @@ def _judge(case: Case, index: int, result: GenerationResult) -> Verdict:
         verdict = "cut" if result.constraint_satisfied is False else "wrong"
     else:
         verdict = "satisfied" if valid and result.constraint_satisfied else "wrong"
-    return Verdict(
-        case.name, index, verdict, result.constraint_satisfied, valid, result.finish_reason, result.usage.completion_tokens, result.text
-    )
+    return _verdict(case.name, index, verdict, valid, result)
 
 
 def _plain(client: Client, index: int) -> Verdict:
     result = client.generate(PLAIN_PROMPT, config=GenerationConfig(max_tokens=60, temperature=1.0, seed=index))
     plain = result.constraint_satisfied is None and result.guarantee == "none" and result.text
-    verdict = "unconstrained" if plain else "wrong"
-    return Verdict(PLAIN, index, verdict, None, None, result.finish_reason, result.usage.completion_tokens, result.text)
+    return _verdict(PLAIN, index, "unconstrained" if plain else "wrong", None, result)
+
+
+def _verdict(case: str, index: int, verdict: str, valid: bool | None, result: GenerationResult) -> Verdict:
+    return Verdict(
+        case=case,
+        request=index,
+        verdict=verdict,
+        satisfied=result.constraint_satisfied,
+        valid=valid,
+        finish_reason=result.finish_reason,
+        tokens=result.usage.completion_tokens,
+        resumed=result.metrics.get("mask", {}).get("resumed", 0),
+        text=result.text,
+    )
 
 
 @contextlib.contextmanager
@@ -133,7 +149,8 @@ def _print_table(verdicts: list[Verdict], seconds: float) -> None:
     counts = Counter(verdict.verdict for verdict in verdicts)
     tokens = sum(verdict.tokens for verdict in verdicts)
     print(f"{'all':18}{counts.total():>10}" + "".join(f"{counts[kind]:>15}" for kind in kinds))
-    print(f"{seconds:.1f} s, {tokens} tokens, {tokens / seconds:.0f} tokens/s")
+    resumed = sum(verdict.resumed for verdict in verdicts)
+    print(f"{seconds:.1f} s, {tokens} tokens, {tokens / seconds:.0f} tokens/s, {resumed} resumed after preemption")
     for verdict in verdicts:
         if verdict.verdict == "wrong":
             print(f"WRONG {verdict}")

@@ -26,7 +26,7 @@ from enum import StrEnum
 from typing import ClassVar
 
 WIRE_LIMIT = 4096
-"""Bytes of UTF-8 that an error's text may take over the wire."""
+"""Bytes that an error's text may take over the wire, percent-encoded."""
 
 
 class ErrorCode(StrEnum):
@@ -164,11 +164,19 @@ def error_of(code: ErrorCode | str, message: str) -> AnankeError:
 
 
 def to_wire(error: AnankeError) -> str:
-    """The error as one text, cut at ``WIRE_LIMIT`` bytes of UTF-8."""
-    encoded = str(error).encode("utf-8", errors="replace")
-    if len(encoded) <= WIRE_LIMIT:
-        return encoded.decode("utf-8")
-    return encoded[: WIRE_LIMIT - 3].decode("utf-8", errors="ignore") + "…"
+    """The error as one text, cut at ``WIRE_LIMIT`` bytes as gRPC sends them."""
+    text = str(error).encode("utf-8", errors="replace").decode("utf-8")
+    size = 0
+    for index, character in enumerate(text):
+        size += _size_in_grpc(character)
+        if size > WIRE_LIMIT:
+            return text[: index - 9] + "…"
+    return text
+
+
+def _size_in_grpc(character: str) -> int:
+    # A status message travels percent-encoded: three bytes for each that is not printable ASCII.
+    return 1 if " " <= character <= "~" and character != "%" else 3 * len(character.encode())
 
 
 _WIRE = re.compile(rf"\[({'|'.join(ErrorCode)})\] (.*)", re.DOTALL)

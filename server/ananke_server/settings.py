@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+# Speculative decoding samples several tokens a step, for which masks are not made yet.
+_RESERVED_ENGINE_ARGS = frozenset({"logits_processors", "worker_extension_cls", "speculative_config", "enable_trace_replay"})
 
 
 class Settings(BaseSettings):
@@ -17,6 +20,7 @@ class Settings(BaseSettings):
     """A folder in Hugging Face's layout, or a name on the hub."""
     revision: str | None = None
     dtype: str = "auto"
+    """The model's own on a GPU, float32 on CPU by default."""
     max_model_len: int | None = Field(None, gt=0)
     """Tokens of prompt and output together; the model's own limit by default."""
     max_num_seqs: int = Field(256, gt=0)
@@ -30,6 +34,8 @@ class Settings(BaseSettings):
     load_format: str = "auto"
     runner: Literal["auto", "v1", "v2"] = "auto"
     """vLLM's model runner; V2 on a GPU, V1 on CPU by default."""
+    engine_args: dict[str, Any] = Field(default_factory=dict)
+    """Further arguments of vLLM's ``AsyncEngineArgs``, as a JSON object."""
 
     request_timeout: float = Field(600.0, gt=0)
     """Seconds after which a request ends that set no deadline of its own."""
@@ -41,8 +47,12 @@ class Settings(BaseSettings):
     default_top_p: float = Field(0.95, gt=0, le=1)
     default_top_k: int = Field(50, ge=0)
 
-    test_hooks: bool = False
-    """Lets a request ask for a fault by its parameter ``ananke_fault``; for the project's own tests alone."""
+    @field_validator("engine_args")
+    @classmethod
+    def _leave_masking_alone(cls, engine_args: dict[str, Any]) -> dict[str, Any]:
+        if taken := sorted(engine_args.keys() & _RESERVED_ENGINE_ARGS):
+            raise ValueError(f"{', '.join(taken)} would break masking and cannot be set")
+        return engine_args
 
 
 def load_settings() -> Settings:

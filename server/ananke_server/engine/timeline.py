@@ -57,6 +57,7 @@ class Timeline:
         if outcome is not None and outcome.steps:
             metrics["mask"] = {
                 "steps": outcome.steps,
+                "resumed": outcome.resumed,
                 "batch_wait_us_mean": round(outcome.wait_ns / outcome.steps / 1000, 1),
                 "batch_wait_us_max": round(outcome.longest_wait_ns / 1000, 1),
             }

@@ -28,12 +28,11 @@ class GuidedBatch:
     persistent index (V2). Slots without a guide belong to unconstrained requests and cost nothing.
     """
 
-    def __init__(self, store: GuideStore, *, threads: int = 1, counts_steps: bool = True) -> None:
+    def __init__(self, store: GuideStore, *, threads: int = 1) -> None:
         self.store = store
         self.words = (store.tokenizer.vocab_size + 31) // 32
         self.slots: dict[int, Guide] = {}
         self._executor = LLExecutor(threads) if threads > 1 else None
-        self._counts_steps = counts_steps
         self._eos_only = np.zeros(self.words, dtype=np.uint32)
         for token in store.tokenizer.eos_tokens:
             self._eos_only[token // 32] |= np.uint32(1 << token % 32)
@@ -78,7 +77,7 @@ class GuidedBatch:
         guided = [(request, guide) for request in requests if (guide := self.slots.get(request.slot)) is not None]
         self._consume([(guide, request.new_tokens) for request, guide in guided])
         self._compute([guide for _, guide in guided], bitmask)
-        if self._counts_steps:
+        if self.store.counts:
             wait_ns = time.perf_counter_ns() - started
             for _, guide in guided:
                 self.store.table.count_step(guide.ticket, wait_ns)

@@ -49,6 +49,7 @@ class Guide:
     key: str
     matcher: LLMatcher | None
     consumed: int = 0
+    taken: bool = False
     released: bool = False
 
     def rewind(self) -> None:
@@ -74,6 +75,7 @@ class MatcherPool:
             idle = self._idle.get(key)
             if idle:
                 self._count -= 1
+                self._idle.move_to_end(key)
                 matcher = idle.pop()
                 if not idle:
                     del self._idle[key]
@@ -106,37 +108,48 @@ class GuideStore:
     between steps, from the thread that runs them.
     """
 
-    def __init__(self, tokenizer: LLTokenizer, table: TicketTable, *, rank: int = 0, threads: int = 2) -> None:
+    def __init__(self, tokenizer: LLTokenizer, table: TicketTable, *, rank: int = 0, counts: bool = True, threads: int = 2) -> None:
+        """``counts``: whether this rank is the one that counts steps; failures are every rank's to report."""
         self.tokenizer = tokenizer
         self.table = table
+        self.counts = counts
         self._rank = rank
         self._pool = MatcherPool(tokenizer)
         self._guides: dict[Ticket, Guide] = {}
-        self._released: set[Ticket] = set()
+        self._preparing: set[Ticket] = set()
         self._lock = threading.Lock()
         self._compilers = ThreadPoolExecutor(threads, thread_name_prefix="ananke-compile")
 
     def prepare(self, ticket: Ticket, grammar: str) -> None:
         """Begin to make a guide; returns at once. The ticket says when it is ready."""
+        with self._lock:
+            self._preparing.add(ticket)
         self._compilers.submit(self._prepare, ticket, grammar)
 
     def take(self, ticket: Ticket, grammar: str) -> Guide:
-        """The ticket's guide, at its grammar's start; made on the spot if it was never prepared."""
+        """The ticket's guide, at its grammar's start; made on the spot if it was never prepared.
+
+        A request that is resumed after preemption takes its guide again.
+        """
         with self._lock:
             guide = self._guides.get(ticket)
+            if guide is None:
+                self._preparing.discard(ticket)
         if guide is None:
             guide = self._make(ticket, grammar)
             with self._lock:
                 self._guides[ticket] = guide
+        if guide.taken and self.counts:
+            self.table.count_resumption(ticket)
+        guide.taken = True
         guide.rewind()
         return guide
 
     def release(self, ticket: Ticket) -> None:
-        """Let go of a ticket's guide. A batch that still holds it masks nothing by it from now on."""
+        """Let go of a ticket's guide, once its request has ended; a batch that still holds it admits EOS alone by it."""
         with self._lock:
+            self._preparing.discard(ticket)
             guide = self._guides.pop(ticket, None)
-            if guide is None:
-                self._released.add(ticket)
         if guide is not None:
             self._retire(guide)
 
@@ -150,11 +163,11 @@ class GuideStore:
         try:
             guide = self._make(ticket, grammar)
             with self._lock:
-                released = ticket in self._released
-                self._released.discard(ticket)
-                if not released:
+                wanted = ticket in self._preparing
+                self._preparing.discard(ticket)
+                if wanted:
                     self._guides[ticket] = guide
-            if released:
+            if not wanted:
                 self._retire(guide)
         finally:
             self.table.mark_ready(ticket, self._rank)

@@ -26,6 +26,7 @@ _RECORD = np.dtype(
         ("failure", np.uint8),
         ("ready", np.uint8, (MAX_RANKS,)),
         ("steps", np.uint32),
+        ("resumed", np.uint32),
         ("wait_ns", np.uint64),
         ("longest_wait_ns", np.uint64),
         ("message", f"S{MESSAGE_BYTES}"),
@@ -55,13 +56,14 @@ class Ticket:
 class Outcome:
     """What the workers wrote of a ticket.
 
-    ``steps`` counts masks; ``wait_ns`` is the wall time, in ns, that the engine's steps spent on the masks of the
+    ``steps`` counts masks, ``resumed`` returns after preemption; ``wait_ns`` is the wall time, in ns, that the engine's steps spent on the masks of the
     batches this request was in, and ``longest_wait_ns`` the longest of them.
     """
 
     failure: Failure
     message: str
     steps: int
+    resumed: int
     wait_ns: int
     longest_wait_ns: int
 
@@ -96,9 +98,11 @@ class TicketTable:
         """Begin a new use of a record, with everything in it cleared."""
         record = self._records[index]
         generation = int(record["generation"]) + 1
-        record["failure"], record["ready"], record["message"] = Failure.NONE, 0, b""
-        record["steps"], record["wait_ns"], record["longest_wait_ns"] = 0, 0, 0
+        # First, so that a late write of the last use finds itself out of date.
         record["generation"] = generation
+        record["failure"], record["ready"], record["message"] = Failure.NONE, 0, b""
+        for counter in ("steps", "resumed", "wait_ns", "longest_wait_ns"):
+            record[counter] = 0
         return Ticket(index, generation)
 
     def mark_ready(self, ticket: Ticket, rank: int) -> None:
@@ -125,6 +129,11 @@ class TicketTable:
             record["wait_ns"] += wait_ns
             record["longest_wait_ns"] = max(int(record["longest_wait_ns"]), wait_ns)
 
+    def count_resumption(self, ticket: Ticket) -> None:
+        """Add one return of the ticket's request to the batch."""
+        if self._is_current(ticket):
+            self._records[ticket.index]["resumed"] += 1
+
     def outcome(self, ticket: Ticket) -> Outcome:
         """What has been written so far."""
         record = self._records[ticket.index]
@@ -132,6 +141,7 @@ class TicketTable:
             failure=Failure(int(record["failure"])),
             message=bytes(record["message"]).decode("utf-8", errors="replace"),
             steps=int(record["steps"]),
+            resumed=int(record["resumed"]),
             wait_ns=int(record["wait_ns"]),
             longest_wait_ns=int(record["longest_wait_ns"]),
         )

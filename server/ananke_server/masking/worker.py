@@ -39,9 +39,18 @@ class GuideOrder:
 
     @classmethod
     def of(cls, params: SamplingParams) -> GuideOrder | None:
-        """The order of a request, or None where it is unconstrained."""
-        order = (params.extra_args or {}).get(EXTRA_ARGS_KEY)
-        return None if order is None else cls(*order)
+        """The order of a request, or None where it is unconstrained.
+
+        Raises:
+            ValueError: there is one, but malformed.
+        """
+        match (params.extra_args or {}).get(EXTRA_ARGS_KEY):
+            case None:
+                return None
+            case [int(index), int(generation), str(grammar)]:
+                return cls(index, generation, grammar)
+            case order:
+                raise ValueError(f"{EXTRA_ARGS_KEY}: {order!r} is no guide's order")
 
 
 class WorkerExtension:
@@ -53,11 +62,12 @@ class WorkerExtension:
         Returns at once: compilation runs in the background, and the tickets say when it is done.
         """
         store = worker_store()
-        for index, generation in release:
-            store.release(Ticket(index, generation))
+        # In this order: a request that was cancelled at once is in both lists.
         for order in prepare:
             wanted = GuideOrder(*order)
             store.prepare(wanted.ticket, wanted.grammar)
+        for index, generation in release:
+            store.release(Ticket(index, generation))
 
 
 def make_batch(config: VllmConfig) -> GuidedBatch:
@@ -67,9 +77,9 @@ def make_batch(config: VllmConfig) -> GuidedBatch:
     ranks = parallel.world_size
     table = TicketTable(Path(os.environ[TICKETS_VARIABLE]))
     tokenizer = load_tokenizer(config.model_config)
-    _store = GuideStore(tokenizer, table, rank=parallel.rank)
     first_sampling_rank = ranks - parallel.tensor_parallel_size
-    return GuidedBatch(_store, threads=mask_threads(ranks), counts_steps=parallel.rank == first_sampling_rank)
+    _store = GuideStore(tokenizer, table, rank=parallel.rank, counts=parallel.rank == first_sampling_rank)
+    return GuidedBatch(_store, threads=mask_threads(ranks))
 
 
 def worker_store() -> GuideStore:

@@ -54,7 +54,6 @@ def decode_request(request: Any) -> GenerateRequest:
         exclude_input_in_output=_flag(request, "exclude_input_in_output"),
         stream=bool(_flag(request, "stream")),
         wants=frozenset(name for name in WANTS if _flag(request, name)),
-        fault=parameters.get("ananke_fault"),
     )
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import triton_python_backend_utils as pb_utils
 
-from ananke_client.errors import CancelledError, error_of
+from ananke_client.errors import CancelledError
 from ananke_server.engine.request import Delta, GenerateRequest
 from ananke_server.handover import Seal
 from ananke_server.settings import load_settings
@@ -34,11 +34,10 @@ class TritonPythonModel:
         # vLLM takes long to import, and Triton imports a model's module twice.
         from ananke_server.engine.engine import GuidedEngine
 
-        self._settings = load_settings()
         self._responses = _ResponsePipe()
         self._loop = asyncio.new_event_loop()
         threading.Thread(target=self._loop.run_forever, name="ananke-engine", daemon=True).start()
-        self._engine: GuidedEngine = self._on_loop(GuidedEngine.start(self._settings, Seal.shared()))
+        self._engine: GuidedEngine = self._on_loop(GuidedEngine.start(load_settings(), Seal.shared()))
 
     def execute(self, requests: list[Any]) -> None:
         """Hand the requests over; a faulty one is answered here."""
@@ -64,8 +63,6 @@ class TritonPythonModel:
         assert generation is not None
         watch = asyncio.create_task(_watch_for_cancellation(sender, generation))
         try:
-            if request.fault is not None and self._settings.test_hooks:
-                raise error_of(request.fault, "asked for by ananke_fault")
             result = await self._engine.generate(request, text.add)
         except asyncio.CancelledError:
             self._responses.fail(sender, CancelledError("the caller cancelled the request"))

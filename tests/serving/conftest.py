@@ -1,0 +1,66 @@
+"""One real server for all serving tests: Triton, vLLM on CPU and SmolLM2-135M-Instruct."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from ananke_client import AnankeInferenceClient, AnankeInferenceHTTPClient
+from ananke_server.launch import DEFAULT_MODEL, PROJECT, TritonServer, free_ports
+
+HERE = Path(__file__).parent
+READY_SECONDS = 300
+Client = AnankeInferenceClient | AnankeInferenceHTTPClient
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if HERE in item.path.parents and not DEFAULT_MODEL.is_dir():
+            pytest.fail("the small model is missing: run `make setup`", pytrace=False)
+
+
+def start_server(name: str, **environment: str) -> TritonServer:
+    """A server with the project's models and the faulty one, ready."""
+    http, grpc, metrics = free_ports(3)
+    server = TritonServer(
+        [PROJECT / "model_repository", HERE / "repository"],
+        http_port=http,
+        grpc_port=grpc,
+        metrics_port=metrics,
+        model=DEFAULT_MODEL,
+        environment=environment,
+        log_file=PROJECT / ".ananke" / "run" / f"test-{name}.log",
+    )
+    server.start()
+    try:
+        server.wait_until_ready(READY_SECONDS)
+    except BaseException:
+        server.stop()
+        raise
+    return server
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[TritonServer]:
+    running = start_server("serving")
+    yield running
+    running.stop()
+
+
+@pytest.fixture(scope="session")
+def grpc_client(server: TritonServer) -> Iterator[AnankeInferenceClient]:
+    with AnankeInferenceClient(url=server.grpc_url, timeout=120) as client:
+        yield client
+
+
+@pytest.fixture(scope="session")
+def http_client(server: TritonServer) -> Iterator[AnankeInferenceHTTPClient]:
+    with AnankeInferenceHTTPClient(url=f"http://{server.http_url}", timeout=120) as client:
+        yield client
+
+
+@pytest.fixture(params=["grpc", "http"])
+def client(request: pytest.FixtureRequest) -> Client:
+    fixture: Client = request.getfixturevalue(f"{request.param}_client")
+    return fixture

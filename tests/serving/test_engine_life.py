@@ -1,0 +1,60 @@
+"""A server of its own: little KV cache, so that requests are preempted and resumed, and an engine that is killed at the end."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import psutil
+import pytest
+from ananke_client import AnankeInferenceClient, AnankeInferenceHTTPClient, ConstraintSpec, EngineUnavailableError, GenerationConfig
+from ananke_server.launch import TritonServer
+
+from conftest import start_server
+
+# Eight requests of some 160 tokens need 1,280; the cache holds 512.
+BLOCKS, BLOCK_SIZE, REQUESTS = 16, 32, 8
+
+
+@pytest.fixture(scope="module")
+def small_server() -> Iterator[TritonServer]:
+    engine_args = f'{{"num_gpu_blocks_override": {BLOCKS}, "block_size": {BLOCK_SIZE}, "enable_prefix_caching": false}}'
+    server = start_server("small", ANANKE_MAX_MODEL_LEN="400", ANANKE_ENGINE_ARGS=engine_args)
+    yield server
+    server.stop()
+
+
+def test_preempted_requests_are_resumed_within_their_constraints(small_server: TritonServer) -> None:
+    constraint = ConstraintSpec.regex("([0-9]{3}-){30}[a-z]{5}")
+    with AnankeInferenceClient(url=small_server.grpc_url) as client, ThreadPoolExecutor(REQUESTS) as pool:
+        config = [GenerationConfig(max_tokens=300, temperature=1.0, seed=seed) for seed in range(REQUESTS)]
+        results = list(pool.map(lambda one: client.generate("Numbers: ", constraint, one), config))
+    assert all(result.constraint_satisfied for result in results)
+    assert sum(result.metrics["mask"]["resumed"] for result in results) > 0, "no request was preempted: the cache is too large"
+
+
+def test_a_dead_engine_is_unavailable_and_nothing_hangs(small_server: TritonServer) -> None:
+    long = ConstraintSpec.regex("[0-9]{350}")
+    http_url = f"http://{small_server.http_url}"
+    with AnankeInferenceClient(url=small_server.grpc_url) as grpc, AnankeInferenceHTTPClient(url=http_url) as http:
+        stream = grpc.generate_stream("x", long, GenerationConfig(max_tokens=390))
+        next(stream)
+        _kill_engine(small_server)
+        started = time.monotonic()
+        with pytest.raises(EngineUnavailableError):
+            list(stream)
+        for client in (grpc, http):
+            for constraint in (None, long):
+                with pytest.raises(EngineUnavailableError):
+                    client.generate("x", constraint)
+        assert time.monotonic() - started < 20
+
+
+def _kill_engine(server: TritonServer) -> None:
+    engines = [pid for pid in server.session.members() if "VLLM::" in " ".join(psutil.Process(pid).cmdline())]
+    assert engines
+    for pid in engines:
+        os.kill(pid, signal.SIGKILL)

@@ -1,0 +1,193 @@
+"""A small vocabulary, constraints whose languages can be listed, and the masks that these must give."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import re
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cache
+
+import numpy as np
+from llguidance import LLMatcher, LLTokenizer, TokenizerWrapper
+from numpy.typing import NDArray
+
+from ananke_server.masking.tickets import Failure, Ticket, TicketTable
+
+# Three words of mask, the last one partly used; ends and other specials stand between the text tokens.
+EOS_TOKENS = (3, 32, 68)
+SPECIALS = {3: b"<end>", 17: b"<image>", 32: b"<turn>", 50: b"<pad>", 68: b"<stop>"}
+MERGES = ("ab", "abc", "aa", "bc", "12", "((", "))", "tr", "true", "false", "é", '{"', '":', ',"', '"}', "x ", "zz", "zzz", "-1")
+VOCABULARY = 69
+LOGITS_WIDTH = 80
+"""Wider than the masks, as a model's padded vocabulary is."""
+
+
+def _tokens() -> list[bytes]:
+    texts = [bytes([byte]) for byte in b'abcxtruefls0123456789z{}[]":,-.() _|;yw\xc3\xa9'] + [text.encode() for text in MERGES]
+    tokens: list[bytes] = []
+    for token in range(VOCABULARY):
+        tokens.append(SPECIALS.get(token) or (texts.pop(0) if texts else b"filler%d" % token))
+    assert not texts
+    return tokens
+
+
+TOKENS = _tokens()
+
+
+class _GreedyEncoder:
+    eos_token_id = EOS_TOKENS[0]
+    bos_token_id = None
+    tokens = TOKENS
+    special_token_ids = tuple(SPECIALS)
+
+    def __call__(self, text: bytes | str) -> list[int]:
+        return encode(text if isinstance(text, bytes) else text.encode())
+
+
+def encode(text: bytes) -> list[int]:
+    """The longest token first: the canonical tokens of this vocabulary."""
+    output = []
+    while text:
+        token = max((token for token in range(VOCABULARY) if text.startswith(TOKENS[token])), key=lambda token: len(TOKENS[token]))
+        output.append(token)
+        text = text[len(TOKENS[token]) :]
+    return output
+
+
+TOKENIZER = LLTokenizer(TokenizerWrapper(_GreedyEncoder()), eos_token=list(EOS_TOKENS))
+
+
+@dataclass(frozen=True)
+class Constraint:
+    """A grammar and its words, all of them or those of up to some length.
+
+    ``horizon`` is the longest text for which ``words`` still tell whether it begins a word of the language.
+    """
+
+    name: str
+    grammar: str
+    words: frozenset[bytes] = field(repr=False)
+    horizon: int
+    dead_ends: bool = False
+
+    def is_viable(self, text: bytes) -> bool:
+        return any(word.startswith(text) for word in self.words)
+
+
+def _matches(pattern: str, alphabet: str, longest: int) -> frozenset[bytes]:
+    texts = ("".join(letters) for size in range(longest + 1) for letters in itertools.product(alphabet, repeat=size))
+    return frozenset(text.encode() for text in texts if re.fullmatch(pattern, text))
+
+
+def _regex(pattern: str, alphabet: str, longest: int, horizon: int | None = None) -> Constraint:
+    return Constraint(pattern, LLMatcher.grammar_from_regex(pattern), _matches(pattern, alphabet, longest), horizon or 1000)
+
+
+def _choice(*words: str) -> Constraint:
+    grammar = LLMatcher.grammar_from_lark("start: " + " | ".join(map(json.dumps, words)))
+    return Constraint("choice", grammar, frozenset(word.encode() for word in words), 1000)
+
+
+def _schema() -> Constraint:
+    schema = {
+        "type": "object",
+        "properties": {"a": {"enum": [1, 12, "é"]}, "b": {"type": "boolean"}},
+        "required": ["a"],
+        "additionalProperties": False,
+    }
+    values = [{"a": a} | rest for a in (1, 12, "é") for rest in ({}, {"b": True}, {"b": False})]
+    words = frozenset(json.dumps(value, separators=(",", ":"), ensure_ascii=False).encode() for value in values)
+    grammar = LLMatcher.grammar_from_json_schema(schema, overrides={"whitespace_flexible": False})
+    return Constraint("json_schema", grammar, words, 1000)
+
+
+NESTED = Constraint(
+    "lark",
+    LLMatcher.grammar_from_lark('start: "(" start ")" | "a" | "true"'),
+    frozenset(b"(" * depth + word + b")" * depth for depth in range(30) for word in (b"a", b"true")),
+    horizon=29,
+)
+REGEXES = [_regex("(ab?c|é){1,2}x?", "abcéx", 7), _regex("a+b*(12)?", "ab12", 8, horizon=7), _regex("abc(aa|true)?", "abctrue", 7)]
+CHOICE = _choice("ab", "abc", "abc12", "true", "x 1", "é")
+CONSTRAINTS = [*REGEXES, NESTED, CHOICE, _schema()]
+OPEN_SCHEMA = Constraint("open schema", LLMatcher.grammar_from_json_schema({"type": "object"}), frozenset(), 0)
+DEAD_END = Constraint("dead end", 'start: "x" T\nT: /a/ & /b/', frozenset(), 0, dead_ends=True)
+
+
+class Mask(set[int]):
+    """The tokens that a mask allows, and why its matcher failed."""
+
+    failure: Failure = Failure.NONE
+
+
+@cache
+def expected_mask(constraint: Constraint, output: tuple[int, ...]) -> Mask:
+    """What a matcher of its own, fed one token after the other, allows after ``output``; EOS alone once it fails."""
+    matcher = LLMatcher(TOKENIZER, constraint.grammar, log_level=0)
+    mask = None
+    if not matcher.is_error() and all(matcher.consume_token(token) for token in output):
+        mask = np.frombuffer(matcher.compute_bitmask(), dtype=np.int32)
+    if mask is None or matcher.is_error():
+        failed = Mask(EOS_TOKENS)
+        failed.failure = Failure.INTERNAL if mask is None else Failure.DEAD_END
+        return failed
+    return Mask(allowed_by(mask))
+
+
+def allowed_by(mask: NDArray[np.int32]) -> list[int]:
+    """The tokens of a mask, bit by bit."""
+    return [token for token in range(len(mask) * 32) if int(mask[token // 32]) >> token % 32 & 1]
+
+
+def text_of(output: Iterable[int]) -> bytes:
+    return b"".join(TOKENS[token] for token in output)
+
+
+@contextmanager
+def ticket_table(tickets: int = 32) -> Iterator[TicketTable]:
+    """A table that is gone afterwards."""
+    table = TicketTable.create(tickets)
+    try:
+        yield table
+    finally:
+        table.unlink()
+
+
+def wait_until(condition: Callable[[], bool], seconds: float = 10) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "timed out"
+        time.sleep(0.0005)
+
+
+def order_args(ticket: Ticket, grammar: str) -> dict[str, object]:
+    """``SamplingParams.extra_args`` of a constrained request."""
+    return {"ananke": [ticket.index, ticket.generation, grammar]}
+
+
+def empty_masks(rows: int, words: int = 3) -> NDArray[np.int32]:
+    """A bitmask with rubbish in it."""
+    return np.full((rows, words), 0x5A5A5A5A, dtype=np.int32)
+
+
+def tries(constraint: Constraint, output: Sequence[int]) -> set[int]:
+    """The tokens that a fresh matcher takes after ``output``, each tried."""
+
+    def replayed() -> LLMatcher:
+        matcher = LLMatcher(TOKENIZER, constraint.grammar, log_level=0)
+        assert not output or matcher.consume_tokens(list(output))
+        return matcher
+
+    matcher = replayed()
+    if matcher.is_stopped():
+        return {token for token in range(VOCABULARY) if replayed().consume_token(token)}
+    taken = set()
+    for token in range(VOCABULARY):
+        if matcher.try_consume_tokens([token]):
+            taken.add(token)
+            assert matcher.rollback(1)
+    return taken
