@@ -7,9 +7,10 @@ import re
 import sys
 import time
 
+from jsonschema import Draft202012Validator
+
 from ananke_client import AnankeError, AnankeInferenceClient, Constraint, ConstraintSpec, GenerationConfig, GenerationResult
 from ananke_server.launch import PROJECT, LaunchError, TritonServer, free_ports
-from jsonschema import Draft202012Validator
 
 SCHEMA = {
     "type": "object",

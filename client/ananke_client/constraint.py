@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+from pydantic import BaseModel, ConfigDict, Field, StrictBool, TypeAdapter
 
 
 class _Constraint(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
     def to_json(self) -> str:
         """The constraint as the JSON object that the server takes.
@@ -24,7 +24,7 @@ class JsonSchemaConstraint(_Constraint):
     """The output is a JSON value that the schema admits."""
 
     type: Literal["json_schema"] = "json_schema"
-    schema_: dict[str, Any] | bool = Field(alias="schema")
+    schema_: dict[str, Any] | StrictBool = Field(alias="schema")
     whitespace: Literal["flexible", "compact"] = "flexible"
     """``compact`` writes no white space between JSON's tokens."""
 

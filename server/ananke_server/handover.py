@@ -11,6 +11,7 @@ import hmac
 import json
 import os
 import secrets
+import stat
 import tempfile
 import time
 from pathlib import Path
@@ -31,6 +32,11 @@ class Seal:
     def shared(cls) -> Seal:
         """The seal of this Triton server: its first Python model makes the secret, the others read it."""
         return cls(_shared_secret(_secret_file()))
+
+    @staticmethod
+    def forget() -> None:
+        """Remove the shared secret, at the server's end."""
+        _secret_file().unlink(missing_ok=True)
 
     def close(self, constraint: str | None, compiled: CompiledConstraint) -> bytes:
         """A compiled constraint, bound to the text it was compiled from, under the seal."""
@@ -76,10 +82,10 @@ def _shared_secret(path: Path) -> bytes:
 
 def _read_secret(path: Path) -> bytes:
     for _ in range(100):
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
         with os.fdopen(descriptor, "rb") as file:
             status = os.fstat(descriptor)
-            if status.st_uid != os.getuid() or status.st_mode & 0o077:
+            if not stat.S_ISREG(status.st_mode) or status.st_uid != os.getuid() or status.st_mode & 0o077:
                 raise PermissionError(f"{path} is not this user's alone")
             secret = file.read()
         if len(secret) == SECRET_BYTES:

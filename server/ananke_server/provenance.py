@@ -33,7 +33,7 @@ class ModelIdentity:
     @classmethod
     def of(cls, model: str, revision: str | None) -> ModelIdentity:
         """A local folder's files: the SHA-256 of small ones, the size of weights. A hub name has its revision alone."""
-        folder = Path(model)
+        folder = Path(model).absolute()
         files = {file.name: _file(file) for file in sorted(folder.iterdir()) if file.is_file()} if folder.is_dir() else {}
         return cls(folder.name if folder.is_dir() else model, revision, files)
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 from ananke_client import AnankeInferenceClient, AnankeInferenceHTTPClient
 from ananke_server.launch import DEFAULT_MODEL, PROJECT, TritonServer, free_ports
 

@@ -10,10 +10,10 @@ from concurrent.futures import ThreadPoolExecutor
 
 import psutil
 import pytest
+from conftest import start_server
+
 from ananke_client import AnankeInferenceClient, AnankeInferenceHTTPClient, ConstraintSpec, EngineUnavailableError, GenerationConfig
 from ananke_server.launch import TritonServer
-
-from conftest import start_server
 
 # Eight requests of some 160 tokens need 1,280; the cache holds 512.
 BLOCKS, BLOCK_SIZE, REQUESTS = 16, 32, 8

@@ -9,9 +9,10 @@ from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import pytest
+from cases import CASES, Case
+
 from ananke_client import AnankeInferenceClient, AnankeInferenceHTTPClient, ConstraintSpec, GenerationConfig
 from ananke_server.launch import DEFAULT_MODEL, TritonServer
-from cases import CASES, Case
 
 Client = AnankeInferenceClient | AnankeInferenceHTTPClient
 

@@ -5,10 +5,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-import ananke_client
 import pytest
-from ananke_client import ConstraintReport, Diagnostic, GenerationConfig, GenerationResult, Usage
 from pydantic import ValidationError
+
+import ananke_client
+from ananke_client import ConstraintReport, Diagnostic, GenerationConfig, GenerationResult, Usage
 
 
 def test_config_sends_only_what_is_set():

@@ -8,6 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import grpc
 import pytest
+from tritonclient.grpc import service_pb2, service_pb2_grpc
+
 from ananke_client import (
     AnankeInferenceClient,
     CancelledError,
@@ -19,7 +21,6 @@ from ananke_client import (
     OverloadedError,
 )
 from ananke_client.grpc_codec import decode_outputs, target_of
-from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 REPORT = {"accepted": True, "kind": "json_schema", "guarantee": "exact", "constraint_satisfied": True}
 

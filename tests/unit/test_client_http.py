@@ -4,6 +4,7 @@ import json
 
 import httpx
 import pytest
+
 from ananke_client import (
     AnankeInferenceHTTPClient,
     CancelledError,

@@ -4,6 +4,7 @@ import json
 import re
 
 import pytest
+
 from ananke_client import ConstraintSpec, GenerationConfig, InvalidConstraintError, InvalidRequestError
 from ananke_client.request import GenerationRequest, choice_constraint, constraint_text, json_schema_constraint, regex_constraint
 

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+
 from ananke_client import ConstraintReport, InternalError, InvalidConstraintError, InvalidRequestError
 from ananke_client.request import GenerationRequest
 from ananke_client.response import ResponseAssembler, refusal

@@ -348,7 +348,6 @@ def test_a_failed_call_holds_up_nobody_that_comes_after(workers: Workers) -> Non
     run(scenario)
 
 
-@pytest.mark.xfail(strict=True, reason="orders that were not taken are forgotten, and their requests wait until their deadlines")
 def test_a_failed_call_fails_the_requests_it_was_for(workers: Workers) -> None:
     workers.faults = [RuntimeError("no worker answers")]
 

@@ -228,7 +228,6 @@ def test_a_compile_that_is_late_writes_nothing_into_the_next_use(store: GuideSto
     assert store.take(current, CHOICE.grammar).matcher is not None
 
 
-@pytest.mark.xfail(strict=True, reason="GuideStore._prepare replaces, or keeps for good, what take() and release() have dealt with")
 @pytest.mark.parametrize("released_first", [False, True])
 def test_a_guide_taken_while_it_is_prepared_is_the_one_released(store: GuideStore, compiler: Compiler, released_first: bool) -> None:
     compiler.go.clear()

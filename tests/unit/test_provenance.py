@@ -74,7 +74,6 @@ def test_a_hub_model_is_known_by_its_revision() -> None:
     assert identity.to_json() == {"name": "someone/no-such-model", "revision": "abc", "files": {}}
 
 
-@pytest.mark.xfail(strict=True, reason="Path('.').name is empty")
 def test_the_working_folder_has_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert ModelIdentity.of(".", None).name == tmp_path.name

@@ -59,7 +59,7 @@ class Compiler:
 
     def satisfies_text(self, grammar: str, text: str) -> bool:
         """The same of a text, for outputs that were cut within a token."""
-        return self.satisfies(grammar, self._tokenizer.tokenize_str(text))
+        return self.satisfies(grammar, self._tokenizer.greedy_tokenize(text))
 
     def _check(self, constraint: Constraint, grammar: str) -> None:
         """Hold the grammar against llguidance, its first mask included, which finds one that admits nothing."""

@@ -8,12 +8,16 @@ from ananke_client.constraint import Constraint, GrammarConstraint, JsonSchemaCo
 from ananke_client.errors import ErrorCode
 from ananke_client.report import Diagnostic
 
-_UNSUPPORTED = ("Unimplemented keys", "not supported", "Unknown format", "look-around", "lookarounds", "backreferences")
-_TOO_LARGE = ("too big", "too many", "TooComplex", "fuel", "limit", "panic")
+_UNSUPPORTED = (
+    *("Unimplemented keys", "not supported", "only supported", "not disjoint", "Unknown format"),
+    *("look-around", "lookarounds", "backreferences"),
+)
+_TOO_LARGE = ("too big", "too large", "too many", "TooComplex", "fuel", "limit", "panic", "decimal literal invalid")
 _UNSATISFIABLE = ("NoExtension", "Unsatisfiable")
 
 _PLACE = re.compile(r"^(?:at )?(\d+)\((\d+)\): ")
 _REGEX_ERROR = re.compile(r"regex parse error:.*?\n( *)\^.*?error: ([^\n]+)", re.DOTALL)
+_QUOTED = re.compile(r'"(?:[^"\\]|\\.)*"|(?<=in regex )/.*/', re.DOTALL)
 _POINTERS = {"regex": "/pattern", "choice": "/choices", "grammar": "/grammar", "json_schema": "/schema"}
 
 
@@ -22,13 +26,20 @@ def diagnostic_of(constraint: Constraint, complaint: str) -> Diagnostic:
     text = complaint.split("\n<state>")[0].strip()
     line, column = _place(constraint, text)
     return Diagnostic(
-        code=_code(text),
+        code=_code(_own_words(text)),
         message=_message(text),
         pointer=_POINTERS[constraint.type],
         line=line,
         column=column,
         hint=_hint(constraint, text),
     )
+
+
+def _own_words(text: str) -> str:
+    """llguidance's words, without what it quotes of the constraint."""
+    if found := _REGEX_ERROR.search(text):
+        return found[2]
+    return _QUOTED.sub("", text)
 
 
 def _code(text: str) -> ErrorCode:
@@ -42,7 +53,7 @@ def _code(text: str) -> ErrorCode:
 
 
 def _message(text: str) -> str:
-    if "NoExtension" in text:
+    if "NoExtension" in _own_words(text):
         return "no output can satisfy the constraint"
     if found := _REGEX_ERROR.search(text):
         return found[2]

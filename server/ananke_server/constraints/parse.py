@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -39,7 +41,7 @@ def load_json(text: str) -> Any:
     if size > MAX_BYTES:
         raise refuse(ErrorCode.CONSTRAINT_TOO_LARGE, f"the constraint has {size:,} bytes; at most {MAX_BYTES:,} are taken")
     try:
-        value = json.loads(text, parse_constant=_refuse_constant)
+        value = json.loads(text, parse_constant=_refuse_constant, parse_float=_finite, object_pairs_hook=unique_object)
         json.dumps(value, ensure_ascii=False).encode("utf-8")
     except json.JSONDecodeError as fault:
         message = f"the constraint is not JSON: {fault.msg}"
@@ -67,7 +69,8 @@ def _typed(value: Any) -> Constraint:
     try:
         return parse_constraint(value)
     except ValidationError as fault:
-        raise Refusal([_diagnostic(error, kind) for error in fault.errors(include_url=False)]) from None
+        faults = [_diagnostic(error, kind) for error in fault.errors(include_url=False, include_input=False, include_context=False)]
+        raise Refusal(list(dict.fromkeys(faults))) from None
 
 
 def _diagnostic(error: Any, kind: object) -> Diagnostic:
@@ -80,10 +83,33 @@ def _diagnostic(error: Any, kind: object) -> Diagnostic:
         path = ("type",) if error["type"] == "union_tag_invalid" else ()
         message = f"unknown type {kind!r}" if kind is not None else "the constraint has no 'type'"
         hint = f"types: {', '.join(KINDS)}"
+    elif kind == "json_schema" and len(path) > 1:
+        # pydantic names the branch of the union: a schema is an object or a boolean.
+        path, message = ("schema",), "a schema is a JSON object, true or false"
     elif error["type"] == "extra_forbidden":
         message = "unknown key"
         hint = "remove it"
     return Diagnostic(code=ErrorCode.INVALID_CONSTRAINT, message=message, pointer=pointer_of(list(path)), hint=hint)
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if math.isinf(number):
+        raise refuse(ErrorCode.INVALID_CONSTRAINT, f"the number {text[:40]} is too large")
+    return number
+
+
+def unique_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object hook for ``json`` that refuses repeated keys, of which only one value could be enforced.
+
+    Raises:
+        Refusal: a key is repeated.
+    """
+    value = dict(pairs)
+    if len(value) < len(pairs):
+        repeated = next(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
+        raise refuse(ErrorCode.INVALID_CONSTRAINT, f"the key {ascii(repeated)[:80]} is repeated")
+    return value
 
 
 def _refuse_constant(name: str) -> None:

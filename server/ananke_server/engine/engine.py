@@ -22,6 +22,7 @@ from ananke_client.errors import (
 from ananke_client.report import ConstraintReport
 from ananke_server.constraints import UNCONSTRAINED, CompiledConstraint, Compiler
 from ananke_server.constraints.refusal import error_from
+from ananke_server.constraints.verify import fault_of
 from ananke_server.engine.guides import GuideDesk
 from ananke_server.engine.prompt import prompt_tokens
 from ananke_server.engine.request import Delta, GenerateRequest, GenerateResult
@@ -116,7 +117,7 @@ class GuidedEngine:
             last = await self._stream(request.request_id, prompt, params, emit, timeline)
             timeline.finish()
             outcome = None if ticket is None else self._desk.check(ticket)
-        report = await asyncio.to_thread(self._judge, compiled, timeline, last)
+        report = await asyncio.to_thread(self._judge, request.constraint, compiled, timeline, last)
         return GenerateResult(
             finish_reason=str(last.finish_reason),
             input_tokens=len(prompt),
@@ -164,9 +165,9 @@ class GuidedEngine:
         assert output is not None
         return output
 
-    def _judge(self, compiled: CompiledConstraint, timeline: Timeline, last: CompletionOutput) -> ConstraintReport:
-        """The report, with whether the finished output satisfies the constraint by a fresh matcher."""
-        if compiled.grammar is None:
+    def _judge(self, constraint: str | None, compiled: CompiledConstraint, timeline: Timeline, last: CompletionOutput) -> ConstraintReport:
+        """The report, with whether the finished output satisfies the constraint: by a fresh matcher, then by a validator."""
+        if constraint is None or compiled.grammar is None:
             return compiled.report
         reason = None
         if last.finish_reason != "stop":
@@ -176,6 +177,7 @@ class GuidedEngine:
                 reason = f"the stop string {last.stop_reason!r} cut the output"
         elif not self._compiler.satisfies(compiled.grammar, timeline.token_ids):
             reason = "the output is not within the constraint"
+        reason = reason or fault_of(constraint, timeline.text)
         return compiled.report.model_copy(update={"constraint_satisfied": reason is None, "unsatisfied_reason": reason})
 
     def _predicate(

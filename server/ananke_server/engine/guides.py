@@ -31,6 +31,7 @@ class GuideDesk:
         self._engine_is_dead = engine_is_dead
         self._prepare: list[list[Any]] = []
         self._release: list[Ticket] = []
+        self._lost: set[Ticket] = set()
         self._flusher: asyncio.Task[None] | None = None
 
     @asynccontextmanager
@@ -52,6 +53,7 @@ class GuideDesk:
             self.check(ticket)
             yield ticket
         finally:
+            self._lost.discard(ticket)
             self._release.append(ticket)
             self._flush()
 
@@ -71,6 +73,8 @@ class GuideDesk:
         while self._table.ready_ranks(ticket) < self._ranks:
             if self._engine_is_dead():
                 raise EngineUnavailableError("the engine died while the constraint was being prepared")
+            if ticket in self._lost:
+                raise EngineUnavailableError("the workers did not take the constraint; try again")
             await asyncio.sleep(pause)
             pause = min(2 * pause, LONGEST_POLL)
 
@@ -86,6 +90,7 @@ class GuideDesk:
             try:
                 await self._sync(prepare, [[ticket.index, ticket.generation] for ticket in release])
             except Exception:
+                self._lost.update(Ticket(index, generation) for index, generation, _ in prepare)
                 if not self._engine_is_dead():
                     logger.exception("the workers did not take %d orders and %d releases", len(prepare), len(release))
             finally:

@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 from vllm import SamplingParams
+from vllm.exceptions import VLLMClientError
 from vllm.sampling_params import RequestOutputKind
 
 from ananke_client.errors import InvalidRequestError
@@ -51,7 +52,7 @@ def sampling_params(text: str | None, settings: Settings, *, constrained: bool, 
     _check_names(given)
     if constrained:
         _check_against_mask(given)
-    if given.get("n", 1) != 1:
+    if given.get("n") not in (None, 1):
         raise InvalidRequestError("sampling_parameters: n must be 1; send one request for each output")
     defaults: dict[str, Any] = {
         "max_tokens": min(settings.default_max_tokens, context_left),
@@ -62,8 +63,8 @@ def sampling_params(text: str | None, settings: Settings, *, constrained: bool, 
     }
     values = defaults | {name: value for name, value in given.items() if value is not None}
     try:
-        params = msgspec.convert(values, SamplingParams)
-    except (msgspec.ValidationError, ValueError, TypeError) as fault:
+        params = msgspec.convert(values, SamplingParams, str_keys=True)
+    except (msgspec.ValidationError, VLLMClientError, ValueError, TypeError, OverflowError) as fault:
         raise InvalidRequestError(f"sampling_parameters: {fault}") from None
     params.output_kind = RequestOutputKind.DELTA
     return params
@@ -73,15 +74,27 @@ def _load(text: str | None) -> dict[str, Any]:
     if not text:
         return {}
     try:
-        given = json.loads(text)
-    except ValueError as fault:
+        given = json.loads(text, object_pairs_hook=_unique)
+    except (ValueError, RecursionError) as fault:
         raise InvalidRequestError(f"sampling_parameters is not JSON: {fault}") from None
     if not isinstance(given, dict):
         raise InvalidRequestError('sampling_parameters is a JSON object, like {"temperature": 0.2}')
     return given
 
 
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    if len(given := dict(pairs)) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"{next(name for name in names if names.count(name) > 1)!r} is repeated")
+    return given
+
+
 def _check_names(given: dict[str, Any]) -> None:
+    for name, value in given.items():
+        if isinstance(value, int) and not -(2**63) <= value < 2**63:
+            raise InvalidRequestError(f"sampling_parameters: {name} is an integer of more than 64 bits")
+    if given.get("seed") == -1:
+        raise InvalidRequestError("sampling_parameters: seed -1 means no seed to vLLM; leave it out")
     for name in given:
         if name in SUPPORTED:
             continue

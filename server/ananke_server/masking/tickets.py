@@ -56,8 +56,8 @@ class Ticket:
 class Outcome:
     """What the workers wrote of a ticket.
 
-    ``steps`` counts masks, ``resumed`` returns after preemption; ``wait_ns`` is the wall time, in ns, that the engine's steps spent on the masks of the
-    batches this request was in, and ``longest_wait_ns`` the longest of them.
+    ``steps`` counts masks, ``resumed`` returns after preemption; ``wait_ns`` is the wall time, in ns, that the engine's
+    steps spent on the masks of the batches this request was in, and ``longest_wait_ns`` the longest of them.
     """
 
     failure: Failure

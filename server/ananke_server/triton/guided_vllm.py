@@ -56,6 +56,7 @@ class TritonPythonModel:
         self._loop.call_soon_threadsafe(self._engine.shutdown)
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._responses.close()
+        Seal.forget()
 
     async def _answer(self, request: GenerateRequest, sender: Any) -> None:
         text = _Pieces(request, lambda delta: self._responses.send(sender, lambda: encode_delta(delta, request.wants)))

@@ -1,6 +1,7 @@
 """A model that fails as it is told: the way of every error code from the server's codec to a client's exception."""
 
 import triton_python_backend_utils as pb_utils
+
 from ananke_client.errors import ErrorCode, error_of
 from ananke_server.engine.request import Delta
 from ananke_server.triton.codec import decode_request, encode_delta, triton_error
