@@ -59,7 +59,7 @@ def main() -> int:
 
 def _show_json_schema(client: AnankeInferenceClient) -> None:
     prompt = [{"role": "user", "content": "Describe a Python function that adds two numbers, as JSON."}]
-    result = _generate(client, "JSON schema", prompt, ConstraintSpec.json_schema(SCHEMA))
+    result = _generate(client, "JSON schema", prompt, ConstraintSpec.json_schema(SCHEMA, whitespace="compact"))
     Draft202012Validator(SCHEMA).validate(result.parsed)
     _summarise(result, "jsonschema accepts it")
 

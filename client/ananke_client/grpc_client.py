@@ -9,7 +9,6 @@ from ananke_client.client import DEFAULT_TIMEOUT, HEALTH_TIMEOUT, InferenceClien
 from ananke_client.errors import InternalError
 from ananke_client.grpc_codec import (
     CHANNEL_OPTIONS,
-    METADATA,
     decode_outputs,
     decode_stream,
     encode_generation,
@@ -53,7 +52,7 @@ class AnankeInferenceClient(InferenceClient):
     def _send(self, request: GenerationRequest) -> _GrpcResponses:
         message = encode_generation(request, self._model_name)
         # Triton ends the call only once the request side is closed, which the iterator's end does.
-        return _GrpcResponses(self._stub.ModelStreamInfer(iter((message,)), timeout=request.timeout + GRACE, metadata=METADATA))
+        return _GrpcResponses(self._stub.ModelStreamInfer(iter((message,)), timeout=request.timeout + GRACE))
 
     def _validate(self, constraint: str) -> str:
         message = encode_tensors(self._validate_model_name, {"constraint": constraint})

@@ -29,9 +29,6 @@ CHANNEL_OPTIONS = (
     ("grpc.max_reconnect_backoff_ms", 2000),
 )
 
-METADATA = (("triton_grpc_error", "true"),)
-"""Makes Triton end a stream with a status where a running model fails; what it refuses before that stays a text in a response."""
-
 _UNAVAILABLE = re.compile("shutting down|not ready|no available versions|maximum queue size")
 
 _NUMBERS = {"BOOL": "<?", "INT32": "<i", "INT64": "<q", "UINT32": "<I", "UINT64": "<Q", "FP32": "<f", "FP64": "<d"}
@@ -77,6 +74,9 @@ def encode_tensors(model_name: str, tensors: dict[str, str | bool]) -> service_p
 def decode_stream(message: service_pb2.ModelStreamInferResponse) -> Outputs:
     """The outputs of one response of a stream.
 
+    Errors are texts in responses: the header ``triton_grpc_error``, which would make statuses of them, is not sent, since Triton
+    2.51 dies of it after some hundred failed requests.
+
     Raises:
         AnankeError: the response carries an error.
     """
@@ -105,7 +105,7 @@ def error_of_call(error: grpc.RpcError) -> AnankeError:
 
 
 def _error_of_text(text: str) -> AnankeError:
-    """The error of a request that Triton refused before a model ran."""
+    """The error of a text: a model's own, or one of a request that Triton refused before a model ran."""
     return from_wire(text) or (EngineUnavailableError if _UNAVAILABLE.search(text) else InvalidRequestError)(text)
 
 

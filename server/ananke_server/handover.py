@@ -20,6 +20,8 @@ from ananke_client.report import ConstraintReport
 from ananke_server.constraints.compiled import CompiledConstraint
 
 SECRET_BYTES = 32
+SIGNATURE_BYTES = 64
+"""An HMAC-SHA256 in hexadecimal."""
 
 
 class Seal:
@@ -46,7 +48,7 @@ class Seal:
 
     def open(self, constraint: str | None, sealed: bytes) -> CompiledConstraint | None:
         """What ``close`` sealed for this very constraint; None for anything else."""
-        signature, payload = sealed[:SECRET_BYTES], sealed[SECRET_BYTES:]
+        signature, payload = sealed[:SIGNATURE_BYTES], sealed[SIGNATURE_BYTES:]
         if not hmac.compare_digest(signature, self._sign(payload)):
             return None
         content = json.loads(payload)
@@ -55,7 +57,7 @@ class Seal:
         return CompiledConstraint(ConstraintReport.model_validate(content["report"]), content["grammar"])
 
     def _sign(self, payload: bytes) -> bytes:
-        return hmac.digest(self._secret, payload, "sha256")
+        return hmac.new(self._secret, payload, "sha256").hexdigest().encode()
 
 
 def _digest(constraint: str | None) -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import httpx
@@ -125,6 +126,35 @@ def test_the_deadline_ends_a_generation(client: Client) -> None:
 def test_a_prompt_longer_than_the_context_is_refused(client: Client) -> None:
     with pytest.raises(InvalidRequestError, match="context"):
         client.generate("word " * 9000)
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        ({"constraint": "{}"}, "text_input is missing"),
+        ({"text_input": ""}, "text_input is empty"),
+        ({"text_input": "x", "constraints": '{"type": "regex", "pattern": "a"}'}, "did you mean constraint"),
+        ({"text_input": "x", "guided_regex": "a"}, "unknown input or parameter 'guided_regex'"),
+        ({"text_input": "x", "deadline_ms": "soon"}, "deadline_ms is a number"),
+    ],
+)
+def test_a_faulty_body_says_what_is_wrong(server: TritonServer, body: dict[str, Any], words: str) -> None:
+    answer = httpx.post(f"http://{server.http_url}/v2/models/generate/generate", json=body, timeout=60)
+    assert answer.status_code == 400
+    assert "[invalid_request]" in answer.json()["error"]
+    assert words in answer.json()["error"]
+
+
+def test_a_thousand_failed_streams_do_not_end_the_server(server: TritonServer) -> None:
+    """With the header ``triton_grpc_error`` they did."""
+
+    def fail(index: int) -> None:
+        with pytest.raises(InvalidRequestError):
+            failing.generate(f"invalid_request {index}")
+
+    with AnankeInferenceClient(url=server.grpc_url, model_name="faulty", timeout=30) as failing, ThreadPoolExecutor(8) as pool:
+        list(pool.map(fail, range(1000)))
+    assert server.running
 
 
 def test_malformed_chat_messages_are_refused(client: Client) -> None:

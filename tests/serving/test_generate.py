@@ -68,7 +68,7 @@ def test_a_cut_output_is_not_satisfied(client: Client) -> None:
     if result.finish_reason == "length":
         assert result.constraint_satisfied is False
         assert result.report is not None
-        assert "max_tokens" in str(result.report.unsatisfied_reason)
+        assert "cut by max_tokens" in str(result.report.unsatisfied_reason)
     forced = client.generate("Digits: ", ConstraintSpec.regex("[0-9]{100}"), GenerationConfig(max_tokens=5, seed=1))
     assert (forced.finish_reason, forced.constraint_satisfied) == ("length", False)
     assert forced.usage.completion_tokens == 5

@@ -57,6 +57,8 @@ def _message(text: str) -> str:
         return "no output can satisfy the constraint"
     if found := _REGEX_ERROR.search(text):
         return found[2]
+    if "coerce_one_of" in text:
+        return "oneOf is enforced only where its branches provably exclude each other"
     return _PLACE.sub("", text).split("\n")[0]
 
 

@@ -171,7 +171,8 @@ class GuidedEngine:
             return compiled.report
         reason = None
         if last.finish_reason != "stop":
-            reason = f"the output was cut by {'max_tokens' if last.finish_reason == 'length' else last.finish_reason}"
+            cut = "max_tokens or the model's context" if last.finish_reason == "length" else last.finish_reason
+            reason = f"the output was cut by {cut}"
         elif isinstance(last.stop_reason, str):
             if not self._compiler.satisfies_text(compiled.grammar, timeline.text):
                 reason = f"the stop string {last.stop_reason!r} cut the output"

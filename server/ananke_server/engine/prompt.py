@@ -20,6 +20,8 @@ def prompt_tokens(tokenizer: Any, prompt: str) -> list[int]:
     Raises:
         InvalidRequestError: a message is malformed, or the model has no template, or its template refuses the messages.
     """
+    if not prompt:
+        raise InvalidRequestError("text_input is empty")
     messages = chat_messages(prompt)
     if messages is None:
         return list(tokenizer.encode(prompt))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 from typing import Any
 
@@ -12,6 +13,12 @@ from ananke_client.errors import AnankeError, ErrorCode, InternalError, InvalidC
 from ananke_server.engine.request import Delta, GenerateRequest, GenerateResult
 
 WANTS = ("return_finish_reason", "return_cumulative_logprob", "return_logprobs", "return_num_input_tokens", "return_num_output_tokens")
+
+_INPUTS = ("text_input", "constraint", "sampling_parameters", "stream", "exclude_input_in_output", *WANTS, "deadline_ms")
+# Ours, and those that Triton's protocols and clients have of their own.
+_PARAMETERS = frozenset(
+    ("deadline_ms", "id", "sequence_id", "sequence_start", "sequence_end", "priority", "timeout", "binary_data_output")
+)
 
 # By name: while Triton completes a model's configuration, pb_utils has no TritonError yet.
 _TRITON_CODES = {
@@ -42,7 +49,7 @@ def decode_request(request: Any) -> GenerateRequest:
     prompt = text_of(request, "text_input")
     if prompt is None:
         raise InvalidRequestError("text_input is missing")
-    parameters = json.loads(request.parameters() or "{}")
+    parameters = _parameters(request)
     sealed = _scalar(request, "compiled")
     return GenerateRequest(
         request_id=f"{request.request_id() or 'request'}-{np.random.bytes(6).hex()}",
@@ -55,6 +62,17 @@ def decode_request(request: Any) -> GenerateRequest:
         stream=bool(_flag(request, "stream")),
         wants=frozenset(name for name in WANTS if _flag(request, name)),
     )
+
+
+def _parameters(request: Any) -> dict[str, Any]:
+    """The request's parameters. Over HTTP every key that names no tensor becomes one: a misspelt ``constraint`` must not pass."""
+    parameters: dict[str, Any] = json.loads(request.parameters() or "{}")
+    for name in parameters:
+        if name not in _PARAMETERS and not name.startswith("triton_"):
+            close = difflib.get_close_matches(name, _INPUTS, n=1)
+            hint = f"; did you mean {close[0]}?" if close else f"; inputs: {', '.join(_INPUTS)}"
+            raise InvalidRequestError(f"unknown input or parameter {name!r}{hint}")
+    return parameters
 
 
 def text_of(request: Any, name: str) -> str | None:
