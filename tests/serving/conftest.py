@@ -47,6 +47,9 @@ def server() -> Iterator[TritonServer]:
     running = start_server("serving")
     yield running
     running.stop()
+    assert running.log_file is not None
+    log = running.log_file.read_text(errors="replace")
+    assert "Exit timeout expired" not in log, "Triton could not unload a model: a request was never released"
 
 
 @pytest.fixture(scope="session")

@@ -100,32 +100,28 @@ def encode_result(delta: Delta, result: GenerateResult, wants: frozenset[str]) -
     """The last response: the last text, and everything that is known once a request has ended."""
     tensors = _delta_tensors(delta, wants)
     if "return_finish_reason" in wants:
-        tensors.append(_bytes("finish_reason", result.finish_reason))
+        tensors.append(bytes_tensor("finish_reason", result.finish_reason))
     if "return_cumulative_logprob" in wants and result.cumulative_logprob is not None:
         tensors.append(pb_utils.Tensor("cumulative_logprob", np.array([result.cumulative_logprob], dtype=np.float32)))
     if "return_num_input_tokens" in wants:
         tensors.append(pb_utils.Tensor("num_input_tokens", np.array([result.input_tokens], dtype=np.uint32)))
-    tensors.append(_bytes("constraint_report", result.report.model_dump_json()))
-    tensors.append(_bytes("provenance", json.dumps(result.provenance)))
-    tensors.append(_bytes("metrics", json.dumps(result.metrics)))
+    tensors.append(bytes_tensor("constraint_report", result.report.model_dump_json()))
+    tensors.append(bytes_tensor("provenance", json.dumps(result.provenance)))
+    tensors.append(bytes_tensor("metrics", json.dumps(result.metrics)))
     return pb_utils.InferenceResponse(output_tensors=tensors)
+
+
+def _delta_tensors(delta: Delta, wants: frozenset[str]) -> list[Any]:
+    tensors = [bytes_tensor("text_output", delta.text)]
+    if "return_num_output_tokens" in wants:
+        tensors.append(pb_utils.Tensor("num_output_tokens", np.array([delta.tokens], dtype=np.uint32)))
+    if "return_logprobs" in wants:
+        tensors.append(bytes_tensor("logprobs", json.dumps(delta.logprobs)))
+    return tensors
 
 
 def bytes_tensor(name: str, value: str | bytes) -> Any:
     """A BYTES tensor of one element."""
-    return _bytes(name, value)
-
-
-def _delta_tensors(delta: Delta, wants: frozenset[str]) -> list[Any]:
-    tensors = [_bytes("text_output", delta.text)]
-    if "return_num_output_tokens" in wants:
-        tensors.append(pb_utils.Tensor("num_output_tokens", np.array([delta.tokens], dtype=np.uint32)))
-    if "return_logprobs" in wants:
-        tensors.append(_bytes("logprobs", json.dumps(delta.logprobs)))
-    return tensors
-
-
-def _bytes(name: str, value: str | bytes) -> Any:
     data = value.encode("utf-8", errors="replace") if isinstance(value, str) else value
     return pb_utils.Tensor(name, np.array([data], dtype=np.object_))
 

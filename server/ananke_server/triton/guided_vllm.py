@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import queue
 import threading
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 CANCELLATION_POLL = 0.1
+# Less than the 20 s that the launcher has Triton wait at its exit.
+DRAIN_SECONDS = 15.0
 
 
 class TritonPythonModel:
@@ -51,7 +54,7 @@ class TritonPythonModel:
             asyncio.run_coroutine_threadsafe(self._answer(request, sender), self._loop)
 
     def finalize(self) -> None:
-        """Stop the engine, once every request under way has been answered."""
+        """Stop the engine, once the requests under way have been answered or ``DRAIN_SECONDS`` are over."""
         self._on_loop(self._drain())
         self._loop.call_soon_threadsafe(self._engine.shutdown)
         self._loop.call_soon_threadsafe(self._loop.stop)
@@ -78,8 +81,10 @@ class TritonPythonModel:
             watch.cancel()
 
     async def _drain(self) -> None:
-        while self._engine.pending:
-            await asyncio.sleep(0.05)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(DRAIN_SECONDS):
+                while self._engine.pending:
+                    await asyncio.sleep(0.05)
 
     def _on_loop(self, coroutine: Any) -> Any:
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
@@ -93,10 +98,9 @@ async def _watch_for_cancellation(sender: Any, generation: asyncio.Task[None]) -
 
 @dataclass(slots=True)
 class _Pieces:
-    """A request's text: passed on piece by piece when streaming, else kept for the one response.
+    """A request's text: passed on as it comes when streaming, else kept for the one response.
 
-    The newest piece is always kept back, so that the last response has text of its own and no request gets an empty one
-    more than it needs.
+    Tokens without text of their own (half a character, the end of the sequence) wait for the next response.
     """
 
     request: GenerateRequest
@@ -104,15 +108,15 @@ class _Pieces:
     kept: list[Delta] = field(default_factory=list)
 
     def add(self, delta: Delta) -> None:
-        if self.request.stream and self.kept:
-            self.pass_on(self.kept.pop())
         self.kept.append(delta)
+        if self.request.stream and delta.text:
+            self.pass_on(self.rest())
 
     def rest(self) -> Delta:
         """What has not been passed on, as one."""
-        logprobs = [position for delta in self.kept for position in delta.logprobs or []]
-        text = "".join(delta.text for delta in self.kept)
-        return Delta(text, sum(delta.tokens for delta in self.kept), logprobs or None)
+        kept, self.kept = self.kept, []
+        logprobs = [position for delta in kept for position in delta.logprobs or []]
+        return Delta("".join(delta.text for delta in kept), sum(delta.tokens for delta in kept), logprobs or None)
 
 
 class _ResponsePipe:
@@ -141,15 +145,15 @@ class _ResponsePipe:
             sender, make, final = item
             flags = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL if final else 0
             try:
-                sender.send(make(), flags=flags)
+                sender.send(_made(make), flags=flags)
             except Exception:
                 logger.exception("a response could not be sent")
-                if final:
-                    self._close_abruptly(sender)
 
-    @staticmethod
-    def _close_abruptly(sender: Any) -> None:
-        try:
-            sender.send(flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
-        except Exception:
-            logger.exception("a request could not be closed")
+
+def _made(make: Callable[[], Any]) -> Any:
+    """The response, or, where it cannot be built, the error that says so in its place."""
+    try:
+        return make()
+    except Exception as error:
+        logger.exception("a response could not be built")
+        return pb_utils.InferenceResponse(error=triton_error(error))
