@@ -14,7 +14,7 @@ from ananke_server.constraints.complaints import diagnostic_of
 from ananke_server.constraints.grammars import grammar_of
 from ananke_server.constraints.parse import parse, too_deep
 from ananke_server.constraints.refusal import Refusal
-from ananke_server.masking.matchers import new_matcher
+from ananke_server.masking.matchers import error_text, new_matcher
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,10 +67,10 @@ class Compiler:
         if not matcher.is_error():
             matcher.compute_bitmask()
         if matcher.is_error():
-            raise Refusal([diagnostic_of(constraint, matcher.get_error())])
+            raise Refusal([diagnostic_of(constraint, error_text(matcher))])
 
 
 def constraint_key(constraint: Constraint) -> str:
     """SHA-256 of the constraint as compact JSON. A schema's key order is kept: the mask writes properties in that order."""
-    canonical = json.dumps(json.loads(constraint.to_json()), separators=(",", ":"), ensure_ascii=False)
+    canonical = json.dumps(constraint.model_dump(by_alias=True), separators=(",", ":"), ensure_ascii=False)
     return "sha256:" + hashlib.sha256(canonical.encode("utf-8", errors="surrogatepass")).hexdigest()

@@ -23,15 +23,14 @@ _POINTERS = {"regex": "/pattern", "choice": "/choices", "grammar": "/grammar", "
 
 def diagnostic_of(constraint: Constraint, complaint: str) -> Diagnostic:
     """What llguidance says of a constraint's grammar, with the constraint's own places."""
-    text = complaint.split("\n<state>")[0].strip()
-    line, column = _place(constraint, text)
+    line, column = _place(constraint, complaint)
     return Diagnostic(
-        code=_code(_own_words(text)),
-        message=_message(text),
+        code=_code(_own_words(complaint)),
+        message=_message(complaint),
         pointer=_POINTERS[constraint.type],
         line=line,
         column=column,
-        hint=_hint(constraint, text),
+        hint=_hint(constraint, complaint),
     )
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,6 +13,7 @@ from ananke_client.constraint import KINDS, Constraint, parse_constraint
 from ananke_client.errors import ErrorCode
 from ananke_client.report import Diagnostic
 from ananke_server.constraints.refusal import Refusal, pointer_of, refuse
+from ananke_server.repeats import repeated_key
 
 MAX_BYTES = 1 << 20
 MAX_NESTING = 200
@@ -105,11 +105,9 @@ def unique_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     Raises:
         Refusal: a key is repeated.
     """
-    value = dict(pairs)
-    if len(value) < len(pairs):
-        repeated = next(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
+    if (repeated := repeated_key(pairs)) is not None:
         raise refuse(ErrorCode.INVALID_CONSTRAINT, f"the key {ascii(repeated)[:80]} is repeated")
-    return value
+    return dict(pairs)
 
 
 def _refuse_constant(name: str) -> None:

@@ -121,7 +121,6 @@ class GuidedEngine:
         return GenerateResult(
             finish_reason=str(last.finish_reason),
             input_tokens=len(prompt),
-            output_tokens=len(timeline.token_ids),
             cumulative_logprob=last.cumulative_logprob,
             report=report,
             provenance=statement(echo + timeline.text, self._predicate(request, params, len(prompt), report, last, timeline)),

@@ -41,7 +41,6 @@ class GenerateResult:
 
     finish_reason: str
     input_tokens: int
-    output_tokens: int
     cumulative_logprob: float | None
     report: ConstraintReport
     provenance: dict[str, Any]

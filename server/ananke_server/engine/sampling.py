@@ -13,6 +13,7 @@ from vllm.exceptions import VLLMClientError
 from vllm.sampling_params import RequestOutputKind
 
 from ananke_client.errors import InvalidRequestError
+from ananke_server.repeats import repeated_key
 from ananke_server.settings import Settings
 
 SUPPORTED = frozenset(
@@ -83,10 +84,9 @@ def _load(text: str | None) -> dict[str, Any]:
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    if len(given := dict(pairs)) < len(pairs):
-        names = [name for name, _ in pairs]
-        raise ValueError(f"{next(name for name in names if names.count(name) > 1)!r} is repeated")
-    return given
+    if (repeated := repeated_key(pairs)) is not None:
+        raise ValueError(f"{repeated!r} is repeated")
+    return dict(pairs)
 
 
 def _check_names(given: dict[str, Any]) -> None:

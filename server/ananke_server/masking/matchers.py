@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections import OrderedDict
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
@@ -28,9 +29,14 @@ def grammar_key(grammar: str) -> str:
     return hashlib.sha256(grammar.encode()).hexdigest()
 
 
+def error_text(matcher: LLMatcher) -> str:
+    """llguidance's words for a matcher's error, without the parser's state."""
+    return matcher.get_error().split("\n<state>")[0].strip()
+
+
 def failure_of(matcher: LLMatcher) -> tuple[Failure, str]:
     """Why a matcher is in its error state, and llguidance's words for it."""
-    message = matcher.get_error().split("\n<state>")[0]
+    message = error_text(matcher)
     if "NoExtension" in message:
         return Failure.DEAD_END, "no token can continue the output within the constraint"
     if "TooComplex" in message or "too many" in message or "fuel" in message:
@@ -49,6 +55,8 @@ class Guide:
     key: str
     matcher: LLMatcher | None
     consumed: int = 0
+    output: Sequence[int] = ()
+    """The engine's own list of the request's output tokens, where it keeps one on the host."""
     taken: bool = False
     released: bool = False
 

@@ -9,6 +9,7 @@ from vllm.v1.sample.logits_processor.interface import BatchUpdate, LogitsProcess
 
 from ananke_server.masking.batch import GuidedBatch, RowRequest
 from ananke_server.masking.bitmask import BitmaskBuffer
+from ananke_server.masking.matchers import Guide
 from ananke_server.masking.worker import GuideOrder, make_batch, take_guide
 
 if TYPE_CHECKING:
@@ -25,7 +26,6 @@ class LlguidanceV1(LogitsProcessor):
 
     def __init__(self, vllm_config: VllmConfig, device: torch.device, is_pin_memory: bool) -> None:
         self._batch: GuidedBatch = make_batch(vllm_config)
-        self._outputs: dict[int, list[int]] = {}
         self._bitmask = BitmaskBuffer(vllm_config.scheduler_config.max_num_seqs, self._batch.words, device)
 
     @classmethod
@@ -40,42 +40,33 @@ class LlguidanceV1(LogitsProcessor):
         if batch_update is None:
             return
         for row in batch_update.removed:
-            self._remove(row)
+            self._batch.remove(row)
         for row, params, _prompt, output in batch_update.added:
-            self._remove(row)
+            self._batch.remove(row)
             if (order := GuideOrder.of(params)) is not None:
                 # A request resumed after preemption comes with output; its guide starts over and consumes it again.
-                self._batch.place(row, take_guide(self._batch, order))
-                self._outputs[row] = output
+                guide = take_guide(self._batch, order)
+                guide.output = output
+                self._batch.place(row, guide)
         for source, target, direction in batch_update.moved:
-            self._move(source, target, swap=direction is MoveDirectionality.SWAP)
+            if direction is MoveDirectionality.SWAP:
+                self._batch.swap(source, target)
+            else:
+                self._batch.move(source, target)
 
     def apply(self, logits: torch.Tensor) -> torch.Tensor:
         """Consume what the last step sampled, fill this step's masks and apply them, in place."""
-        if not self._outputs:
+        if not self._batch.slots:
             return logits
-        requests = [RowRequest(row, row, self._new_tokens(row)) for row in sorted(self._outputs) if row < logits.shape[0]]
+        rows = [row for row in sorted(self._batch.slots) if row < logits.shape[0]]
+        requests = [RowRequest(row, row, _new_tokens(self._batch.slots[row])) for row in rows]
         self._bitmask.apply(logits, self._batch.fill(requests, self._bitmask.next()))
         return logits
 
-    def _new_tokens(self, row: int) -> Sequence[int]:
-        guide, output = self._batch.slots[row], self._outputs[row]
-        if len(output) < guide.consumed:
-            guide.rewind()
-        tokens = output[guide.consumed :]
-        return tokens[: tokens.index(PLACEHOLDER)] if PLACEHOLDER in tokens else tokens
 
-    def _remove(self, row: int) -> None:
-        self._batch.remove(row)
-        self._outputs.pop(row, None)
-
-    def _move(self, source: int, target: int, *, swap: bool) -> None:
-        outgoing, incoming = self._outputs.pop(source, None), self._outputs.pop(target, None)
-        if outgoing is not None:
-            self._outputs[target] = outgoing
-        if swap:
-            self._batch.swap(source, target)
-            if incoming is not None:
-                self._outputs[source] = incoming
-        else:
-            self._batch.move(source, target)
+def _new_tokens(guide: Guide) -> Sequence[int]:
+    """The known output tokens that a guide has not consumed."""
+    if len(guide.output) < guide.consumed:
+        guide.rewind()
+    tokens = guide.output[guide.consumed :]
+    return tokens[: tokens.index(PLACEHOLDER)] if PLACEHOLDER in tokens else tokens
