@@ -51,12 +51,14 @@ class ConstraintReport(BaseModel):
     errors: list[Diagnostic] = Field(default_factory=list)
     warnings: list[Diagnostic] = Field(default_factory=list)
     relaxed: list[Diagnostic] = Field(default_factory=list)
-    """Parts of the constraint that masks do not enforce."""
+    """Parts of the constraint that masks do not enforce: they are verified on the finished output."""
+    rewritten: list[Diagnostic] = Field(default_factory=list)
+    """Parts of the constraint that masks enforce in an equivalent form."""
     constraint_satisfied: bool | None = None
     """None before a generation."""
     unsatisfied_reason: str | None = None
 
     def __str__(self) -> str:
         head = f"{self.kind or 'constraint'}: {f'accepted, {self.guarantee}' if self.accepted else 'refused'}"
-        findings = (("error", self.errors), ("warning", self.warnings), ("relaxed", self.relaxed))
+        findings = (("error", self.errors), ("warning", self.warnings), ("relaxed", self.relaxed), ("rewritten", self.rewritten))
         return "\n".join([head, *(f"  {label} {diagnostic}" for label, diagnostics in findings for diagnostic in diagnostics)])
