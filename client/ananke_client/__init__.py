@@ -12,11 +12,13 @@ from ananke_client.config import GenerationConfig
 from ananke_client.constraint import (
     KINDS,
     ChoiceConstraint,
+    CompositeConstraint,
     Constraint,
     ConstraintSpec,
     GrammarConstraint,
     JsonSchemaConstraint,
     RegexConstraint,
+    TokenMaskConstraint,
     parse_constraint,
 )
 from ananke_client.errors import (
@@ -54,6 +56,7 @@ __all__ = [
     "AnankeInferenceHTTPClient",
     "CancelledError",
     "ChoiceConstraint",
+    "CompositeConstraint",
     "Constraint",
     "ConstraintLike",
     "ConstraintReport",
@@ -80,6 +83,7 @@ __all__ = [
     "RegexConstraint",
     "RequestError",
     "RetryableError",
+    "TokenMaskConstraint",
     "UnsupportedConstraintError",
     "Usage",
     "VerificationFailedError",

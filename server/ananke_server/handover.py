@@ -41,7 +41,7 @@ class Seal:
         _secret_file().unlink(missing_ok=True)
 
     def close(self, constraint: str | None, compiled: CompiledConstraint) -> bytes:
-        """A compiled constraint, bound to the text it was compiled from, under the seal."""
+        """A compiled constraint, bound to the text it was compiled from, under the seal; the same bytes for equal arguments."""
         content = {"constraint": _digest(constraint), "grammar": compiled.grammar, "report": compiled.report.model_dump(mode="json")}
         payload = json.dumps(content).encode()
         return self._sign(payload) + payload

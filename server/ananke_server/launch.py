@@ -21,8 +21,11 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ananke_server.repository import response_cache_mib, served_repository, validate_instances
+
 PROJECT = Path(__file__).resolve().parents[2]
 DEFAULT_MODEL = PROJECT / ".ananke" / "models" / "SmolLM2-135M-Instruct"
+CONFIGURED = PROJECT / ".ananke" / "run" / "repositories"
 SHARED_MEMORY = Path("/dev/shm")
 LOG_LINES_SHOWN = 40
 UNTELLING = re.compile(r"[|+]|I\d{4} |\s*$")  # Triton prints a page of tables after the error that ended it
@@ -132,15 +135,13 @@ class TritonServer:
         self._process = self._session = None
 
     def arguments(self, triton: "Triton") -> list[str]:
-        repositories = [path.resolve() for path in self.model_repositories]
-        for path in repositories:
-            if not path.is_dir():
-                raise LaunchError(f"the model repository {path} is not a folder")
+        repositories, cache_mib = self.repositories()
         return [
             str(triton.binary),
             *(f"--model-repository={path}" for path in repositories),
             f"--backend-directory={triton.backends}",
             *([f"--cache-directory={triton.caches}"] if triton.caches.is_dir() else []),
+            *([f"--cache-config=local,size={cache_mib << 20}"] if cache_mib else []),
             f"--http-address={self.host}",
             f"--http-port={self.http_port}",
             f"--grpc-address={self.host}",
@@ -155,6 +156,20 @@ class TritonServer:
             f"--backend-config=python,shm-region-prefix-name={self.shm_prefix}",
             *self.extra_arguments,
         ]
+
+    def repositories(self) -> tuple[list[Path], int]:
+        """The repositories to serve, configured for this machine, and the response cache's MiB."""
+        environment = dict(os.environ) | dict(self.environment)
+        try:
+            instances, cache_mib = validate_instances(environment), response_cache_mib(environment)
+        except ValueError as fault:
+            raise LaunchError(str(fault)) from None
+        served = []
+        for path in (path.resolve() for path in self.model_repositories):
+            if not path.is_dir():
+                raise LaunchError(f"the model repository {path} is not a folder")
+            served.append(served_repository(path, CONFIGURED, instances=instances, cached=cache_mib > 0))
+        return served, cache_mib
 
     def full_environment(self, triton: "Triton") -> dict[str, str]:
         inherited = dict(os.environ)

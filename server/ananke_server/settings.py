@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
+from dataclasses import asdict, fields
 from typing import Any, Literal
 
 from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from ananke_server.constraints.limits import Limits
 
 # Speculative decoding samples several tokens a step, for which masks are not made yet.
 _RESERVED_ENGINE_ARGS = frozenset({"logits_processors", "worker_extension_cls", "speculative_config", "enable_trace_replay"})
@@ -14,7 +18,9 @@ _RESERVED_ENGINE_ARGS = frozenset({"logits_processors", "worker_extension_cls", 
 class Settings(BaseSettings):
     """Every setting with its default; an environment variable is its name in capitals after ``ANANKE_``."""
 
-    model_config = SettingsConfigDict(env_prefix="ANANKE_", frozen=True, env_ignore_empty=True, protected_namespaces=())
+    model_config = SettingsConfigDict(
+        env_prefix="ANANKE_", env_nested_delimiter="__", frozen=True, env_ignore_empty=True, protected_namespaces=()
+    )
 
     model: str
     """A folder in Hugging Face's layout, or a name on the hub."""
@@ -42,6 +48,18 @@ class Settings(BaseSettings):
     max_pending: int = Field(1024, gt=0)
     """Requests in the engine, running and waiting; one more is answered as overloaded."""
 
+    limits: Limits = Field(default_factory=Limits)
+    """How large a constraint may be, and what compiling it may take: ``ANANKE_LIMITS__BYTES``, ``ANANKE_LIMITS__COMPILE_MIB`` and so on."""
+    sandbox_workers: int = Field(default_factory=lambda: max(2, min(8, len(os.sched_getaffinity(0)) // 2)), gt=0)
+    """Constraints that are compiled at once, and as many more while they take longer than 0.1 s; each may take ``limits.compile_mib``."""
+    compile_cache_entries: int = Field(4096, gt=0)
+    """Compiled constraints that each process of a model keeps."""
+    compile_cache_mib: int = Field(256, gt=0)
+    """MiB that they may take in each process."""
+
+    verify_attempts: int = Field(4, gt=0)
+    """How often an output is sampled at most until one passes the verification that its constraint asks for."""
+
     default_max_tokens: int = Field(2048, gt=0)
     default_temperature: float = Field(0.7, ge=0)
     default_top_p: float = Field(0.95, gt=0, le=1)
@@ -53,6 +71,21 @@ class Settings(BaseSettings):
         if taken := sorted(engine_args.keys() & _RESERVED_ENGINE_ARGS):
             raise ValueError(f"{', '.join(taken)} would break masking and cannot be set")
         return engine_args
+
+    @field_validator("limits", mode="before")
+    @classmethod
+    def _known_limits(cls, limits: Any) -> Any:
+        names = [field.name for field in fields(Limits)]
+        if isinstance(limits, dict) and (unknown := sorted(limits.keys() - set(names))):
+            raise ValueError(f"there is no limit {', '.join(unknown)}; limits: {', '.join(names)}")
+        return limits
+
+    @field_validator("limits")
+    @classmethod
+    def _positive_limits(cls, limits: Limits) -> Limits:
+        if unset := [name for name, value in asdict(limits).items() if value <= 0]:
+            raise ValueError(f"{', '.join(unset)} must be positive")
+        return limits
 
 
 def load_settings() -> Settings:

@@ -27,8 +27,11 @@ from ananke_server.launch import TritonServer
 
 Client = AnankeInferenceClient | AnankeInferenceHTTPClient
 
-# The grammar has outputs as far as its first mask tells, and none after it.
-DEAD_END = ConstraintSpec.grammar('start: "x" NOTHING\nNOTHING: /a/ & /b/')
+# Each grammar has outputs, and both have a beginning in common.
+DEAD_END = ConstraintSpec.all_of(
+    ConstraintSpec.grammar('start: "x" part\npart: "(" part ")" | "a"'),
+    ConstraintSpec.grammar('start: "x" part\npart: "[" part "]" | "b"'),
+)
 
 
 def faulty(client: Client, server: TritonServer) -> Client:

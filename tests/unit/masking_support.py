@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
+from typing import Any
 
 import numpy as np
 from llguidance import LLMatcher, LLTokenizer, TokenizerWrapper
@@ -22,6 +23,7 @@ EOS_TOKENS = (3, 32, 68)
 SPECIALS = {3: b"<end>", 17: b"<image>", 32: b"<turn>", 50: b"<pad>", 68: b"<stop>"}
 MERGES = ("ab", "abc", "aa", "bc", "12", "((", "))", "tr", "true", "false", "é", '{"', '":', ',"', '"}', "x ", "zz", "zzz", "-1")
 VOCABULARY = 69
+TREES = ('{"all":', '{"any":')
 LOGITS_WIDTH = 80
 """Wider than the masks, as a model's padded vocabulary is."""
 
@@ -63,7 +65,7 @@ TOKENIZER = LLTokenizer(TokenizerWrapper(_GreedyEncoder()), eos_token=list(EOS_T
 
 @dataclass(frozen=True)
 class Constraint:
-    """A grammar and its words, all of them or those of up to some length.
+    """A program and its words, all of them or those of up to some length.
 
     ``horizon`` is the longest text for which ``words`` still tell whether it begins a word of the language.
     """
@@ -87,9 +89,22 @@ def _regex(pattern: str, alphabet: str, longest: int, horizon: int | None = None
     return Constraint(pattern, LLMatcher.grammar_from_regex(pattern), _matches(pattern, alphabet, longest), horizon or 1000)
 
 
-def _choice(*words: str) -> Constraint:
+def choice_of(*words: str) -> Constraint:
     grammar = LLMatcher.grammar_from_lark("start: " + " | ".join(map(json.dumps, words)))
     return Constraint("choice", grammar, frozenset(word.encode() for word in words), 1000)
+
+
+def tree(mode: str, *constraints: Constraint) -> Constraint:
+    """Constraints side by side."""
+    words = (constraint.words for constraint in constraints)
+    parts = [json.loads(part.grammar) if part.grammar.startswith(TREES) else part.grammar for part in constraints]
+    return Constraint(
+        f"{mode}({', '.join(constraint.name for constraint in constraints)})",
+        json.dumps({mode: parts}),
+        frozenset.intersection(*words) if mode == "all" else frozenset.union(*words),
+        min(constraint.horizon for constraint in constraints),
+        any(constraint.dead_ends for constraint in constraints),
+    )
 
 
 def _schema() -> Constraint:
@@ -112,10 +127,21 @@ NESTED = Constraint(
     horizon=29,
 )
 REGEXES = [_regex("(ab?c|é){1,2}x?", "abcéx", 7), _regex("a+b*(12)?", "ab12", 8, horizon=7), _regex("abc(aa|true)?", "abctrue", 7)]
-CHOICE = _choice("ab", "abc", "abc12", "true", "x 1", "é")
+CHOICE = choice_of("ab", "abc", "abc12", "true", "x 1", "é")
 CONSTRAINTS = [*REGEXES, NESTED, CHOICE, _schema()]
+_LETTERS = _regex("(a|b|c|x){2,6}", "abcx", 6)
+_WORD = choice_of("abc", "abcaa", "abx", "false")
+TREES_OF_CONSTRAINTS = [
+    tree("all", _LETTERS, _WORD),
+    tree("any", REGEXES[2], choice_of("ab", "abctrue", "x 1", "false"), NESTED),
+    tree("all", tree("any", _LETTERS, CHOICE), tree("any", _WORD, _schema())),
+    tree("any", tree("all", _LETTERS, _WORD), _schema()),
+]
 OPEN_SCHEMA = Constraint("open schema", LLMatcher.grammar_from_json_schema({"type": "object"}), frozenset(), 0)
-DEAD_END = Constraint("dead end", 'start: "x" T\nT: /a/ & /b/', frozenset(), 0, dead_ends=True)
+DEAD_END = Constraint("dead end", 'start: "x" T\nT: /a/ & /b/', frozenset(), 1000, dead_ends=True)
+DISJOINT = tree("all", choice_of("abcaa", "zz"), _regex("abc(1|2)", "abc12", 4))
+"""Its texts begin alike and have no end in common."""
+DEAD_END_TREES = [tree("any", DEAD_END, CHOICE), DISJOINT, tree("any", DISJOINT, _WORD)]
 
 
 class Mask(set[int]):
@@ -124,10 +150,37 @@ class Mask(set[int]):
     failure: Failure = Failure.NONE
 
 
-@cache
 def expected_mask(constraint: Constraint, output: tuple[int, ...]) -> Mask:
+    """What a program allows after ``output``, its leaves' masks combined as sets; EOS alone once it fails."""
+    if not constraint.grammar.startswith(TREES):
+        return _leaf_mask(constraint.grammar, output)
+    allowed, follows = _tree_mask(json.loads(constraint.grammar), output, False)
+    mask = Mask(allowed or EOS_TOKENS)
+    if not allowed:
+        mask.failure = Failure.DEAD_END if follows else Failure.INTERNAL
+    return mask
+
+
+def _tree_mask(program: Any, output: tuple[int, ...], intersected: bool) -> tuple[frozenset[int], bool]:
+    """The tokens allowed, and whether all tokens before were."""
+    if isinstance(program, str):
+        mask = _leaf_mask(program, output)
+        if mask.failure:
+            return frozenset(), mask.failure is Failure.DEAD_END
+        # Beside others a grammar gives up the canonical token of what it forces: whatever a matcher takes is allowed.
+        return frozenset(_tries(program, output) if intersected else mask), True
+    [(mode, parts)] = program.items()
+    results = [_tree_mask(part, output, intersected or mode == "all") for part in parts]
+    allowed = [mask for mask, _ in results]
+    if mode == "all":
+        return frozenset.intersection(*allowed), all(follows for _, follows in results)
+    return frozenset.union(*allowed), any(follows for _, follows in results)
+
+
+@cache
+def _leaf_mask(grammar: str, output: tuple[int, ...]) -> Mask:
     """What a matcher of its own, fed one token after the other, allows after ``output``; EOS alone once it fails."""
-    matcher = LLMatcher(TOKENIZER, constraint.grammar, log_level=0)
+    matcher = LLMatcher(TOKENIZER, grammar, log_level=0)
     mask = None
     if not matcher.is_error() and all(matcher.consume_token(token) for token in output):
         mask = np.frombuffer(matcher.compute_bitmask(), dtype=np.int32)
@@ -174,20 +227,24 @@ def empty_masks(rows: int, words: int = 3) -> NDArray[np.int32]:
     return np.full((rows, words), 0x5A5A5A5A, dtype=np.int32)
 
 
-def tries(constraint: Constraint, output: Sequence[int]) -> set[int]:
+def tries(constraint: Constraint, output: Sequence[int]) -> frozenset[int]:
     """The tokens that a fresh matcher takes after ``output``, each tried."""
+    return _tries(constraint.grammar, tuple(output))
 
+
+@cache
+def _tries(grammar: str, output: tuple[int, ...]) -> frozenset[int]:
     def replayed() -> LLMatcher:
-        matcher = LLMatcher(TOKENIZER, constraint.grammar, log_level=0)
-        assert not output or matcher.consume_tokens(list(output))
+        matcher = LLMatcher(TOKENIZER, grammar, log_level=0)
+        assert all(matcher.consume_token(token) for token in output)
         return matcher
 
     matcher = replayed()
     if matcher.is_stopped():
-        return {token for token in range(VOCABULARY) if replayed().consume_token(token)}
+        return frozenset(token for token in range(VOCABULARY) if replayed().consume_token(token))
     taken = set()
     for token in range(VOCABULARY):
         if matcher.try_consume_tokens([token]):
             taken.add(token)
             assert matcher.rollback(1)
-    return taken
+    return frozenset(taken)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import multiprocessing
 import os
 import stat
@@ -56,6 +57,10 @@ def test_a_part_or_more_than_a_seal_opens_nothing() -> None:
     sealed = SEAL.close(TEXT, ACCEPTED)
     assert [SEAL.open(TEXT, sealed[:length]) for length in range(len(sealed))] == [None] * len(sealed)
     assert [SEAL.open(TEXT, other) for other in (sealed + b" ", b" " + sealed, sealed * 2)] == [None] * 3
+
+
+def test_equal_constraints_are_sealed_in_equal_bytes() -> None:
+    assert SEAL.close(TEXT, ACCEPTED) == Seal(SEAL._secret).close(TEXT, copy.deepcopy(ACCEPTED))
 
 
 # The secret that two processes share.

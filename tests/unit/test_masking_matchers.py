@@ -11,7 +11,8 @@ from masking_support import CHOICE, DEAD_END, NESTED, REGEXES, TOKENIZER, Mask, 
 
 from ananke_server.masking import matchers
 from ananke_server.masking.batch import GuidedBatch, RowRequest
-from ananke_server.masking.matchers import Guide, GuideStore, MatcherPool, failure_of, grammar_key, new_matcher
+from ananke_server.masking.guides import Guide, GuideStore
+from ananke_server.masking.matchers import MatcherPool, failure_of, new_matcher
 from ananke_server.masking.tickets import Failure, Ticket, TicketTable
 
 REGEX = REGEXES[0]
@@ -36,9 +37,9 @@ class Compiler:
         self.go = threading.Event()
         self.go.set()
 
-    def __call__(self, tokenizer: LLTokenizer, grammar: str) -> LLMatcher:
+    def __call__(self, tokenizer: LLTokenizer, grammar: str, lexer_states: int) -> LLMatcher:
         assert threading.current_thread() is threading.main_thread() or self.go.wait(10)
-        self.made.append(new_matcher(tokenizer, grammar))
+        self.made.append(new_matcher(tokenizer, grammar, lexer_states))
         return self.made[-1]
 
 
@@ -53,6 +54,13 @@ def compiler(monkeypatch: pytest.MonkeyPatch) -> Iterator[Compiler]:
 def prepare(store: GuideStore, ticket: Ticket, grammar: str) -> None:
     store.prepare(ticket, grammar)
     wait_until(lambda: store.table.ready_ranks(ticket) == 1)
+
+
+def matcher_of(guide: Guide) -> LLMatcher:
+    """The matcher of a guide that follows a single grammar."""
+    assert guide.matcher is not None
+    [leaf] = guide.matcher.leaves
+    return leaf.matcher
 
 
 def mask_of(guide: Guide, store: GuideStore, *tokens: int) -> Mask:
@@ -132,8 +140,8 @@ def test_prepare_returns_at_once_and_the_ticket_says_when(store: GuideStore, com
     compiler.go.set()
     wait_until(lambda: store.table.ready_ranks(ticket) == 1)
     guide = store.take(ticket, CHOICE.grammar)
-    assert guide.matcher is compiler.made[0]
-    assert (guide.ticket, guide.key, guide.consumed) == (ticket, grammar_key(CHOICE.grammar), 0)
+    assert matcher_of(guide) is compiler.made[0]
+    assert (guide.ticket, guide.consumed) == (ticket, 0)
     assert len(compiler.made) == 1
 
 
@@ -159,12 +167,12 @@ def test_a_released_matcher_serves_the_next_request_of_its_grammar(store: GuideS
     held = store.take(first, CHOICE.grammar)
     mask_of(held, store, *encode(b"ab"))
     other = store.take(second, CHOICE.grammar)
-    assert other.matcher is compiler.made[1], "not shared while the first is at work"
+    assert matcher_of(other) is compiler.made[1], "not shared while the first is at work"
     store.release(first)
     assert held.released
     assert held.matcher is None
     reused = store.take(third, CHOICE.grammar)
-    assert reused.matcher is compiler.made[0]
+    assert matcher_of(reused) is compiler.made[0]
     assert mask_of(reused, store) == expected_mask(CHOICE, ())
     assert len(compiler.made) == 2
 
@@ -177,10 +185,10 @@ def test_a_guide_released_while_it_is_made_is_not_kept(store: GuideStore, compil
     compiler.go.set()
     wait_until(lambda: store.table.ready_ranks(ticket) == 1)
     assert store._guides == {}
-    assert store.take(store.table.open(1), CHOICE.grammar).matcher is compiler.made[0]
+    assert matcher_of(store.take(store.table.open(1), CHOICE.grammar)) is compiler.made[0]
     again = store.table.open(0)
     prepare(store, again, CHOICE.grammar)
-    assert store.take(again, CHOICE.grammar).matcher is compiler.made[1]
+    assert matcher_of(store.take(again, CHOICE.grammar)) is compiler.made[1]
 
 
 def test_unknown_and_repeated_releases_harm_nobody(store: GuideStore) -> None:

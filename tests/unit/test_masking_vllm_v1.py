@@ -15,12 +15,14 @@ from hypothesis import strategies as st
 from masking_support import (
     CHOICE,
     DEAD_END,
+    DEAD_END_TREES,
     EOS_TOKENS,
     LOGITS_WIDTH,
     NESTED,
     OPEN_SCHEMA,
     REGEXES,
     TOKENIZER,
+    TREES_OF_CONSTRAINTS,
     VOCABULARY,
     Constraint,
     Mask,
@@ -40,13 +42,13 @@ from vllm.v1.worker.gpu_input_batch import CachedRequestState, InputBatch  # noq
 
 from ananke_server.masking import vllm_v1  # noqa: E402
 from ananke_server.masking.batch import GuidedBatch  # noqa: E402
-from ananke_server.masking.matchers import GuideStore  # noqa: E402
+from ananke_server.masking.guides import GuideStore  # noqa: E402
 from ananke_server.masking.tickets import Failure, Ticket, TicketOffice, TicketTable  # noqa: E402
 from ananke_server.masking.vllm_v1 import PLACEHOLDER, LlguidanceV1  # noqa: E402
 
 ROWS = 6
 CPU = torch.device("cpu")
-MENU = [None, CHOICE, NESTED, *REGEXES, OPEN_SCHEMA, DEAD_END]
+MENU = [None, CHOICE, NESTED, *REGEXES, OPEN_SCHEMA, DEAD_END, *TREES_OF_CONSTRAINTS, *DEAD_END_TREES]
 
 
 @dataclass

@@ -14,6 +14,7 @@ _UNSUPPORTED = (
 )
 _TOO_LARGE = ("too big", "too large", "too many", "TooComplex", "fuel", "limit", "panic", "decimal literal invalid")
 _UNSATISFIABLE = ("NoExtension", "Unsatisfiable")
+_NO_TOKEN = re.compile(r"Token range (?:start|end) too large: (\d+)")
 
 _PLACE = re.compile(r"^(?:at )?(\d+)\((\d+)\): ")
 _REGEX_ERROR = re.compile(r"regex parse error:.*?\n( *)\^.*?error: ([^\n]+)", re.DOTALL)
@@ -27,7 +28,7 @@ def diagnostic_of(constraint: Constraint, complaint: str) -> Diagnostic:
     return Diagnostic(
         code=_code(_own_words(complaint)),
         message=_message(complaint),
-        pointer=_POINTERS[constraint.type],
+        pointer=_POINTERS.get(constraint.type, ""),
         line=line,
         column=column,
         hint=_hint(constraint, complaint),
@@ -42,7 +43,7 @@ def _own_words(text: str) -> str:
 
 
 def _code(text: str) -> ErrorCode:
-    if any(phrase in text for phrase in _UNSATISFIABLE):
+    if any(phrase in text for phrase in _UNSATISFIABLE) or _NO_TOKEN.search(text):
         return ErrorCode.INVALID_CONSTRAINT
     if any(phrase in text for phrase in _UNSUPPORTED):
         return ErrorCode.UNSUPPORTED_CONSTRAINT
@@ -56,6 +57,8 @@ def _message(text: str) -> str:
         return "no output can satisfy the constraint"
     if found := _REGEX_ERROR.search(text):
         return found[2]
+    if found := _NO_TOKEN.search(text):
+        return f"the model has no token {found[1]}"
     if "coerce_one_of" in text:
         return "oneOf is enforced only where its branches provably exclude each other"
     return _PLACE.sub("", text).split("\n")[0]
@@ -66,7 +69,7 @@ def _place(constraint: Constraint, text: str) -> tuple[int | None, int | None]:
         # Rust's regex crate indents the pattern by four and puts a caret under the place.
         found = _REGEX_ERROR.search(text)
         return (1, len(found[1]) - 3) if found and "\n" not in constraint.pattern else (None, None)
-    if isinstance(constraint, GrammarConstraint) and (found := _PLACE.match(text)):
+    if isinstance(constraint, GrammarConstraint) and constraint.syntax == "lark" and (found := _PLACE.match(text)):
         return int(found[1]), int(found[2])
     return None, None
 

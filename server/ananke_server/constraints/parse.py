@@ -12,34 +12,59 @@ from pydantic import ValidationError
 from ananke_client.constraint import KINDS, Constraint, parse_constraint
 from ananke_client.errors import ErrorCode
 from ananke_client.report import Diagnostic
+from ananke_server.constraints.flat import Flat, is_flat, read_flat
+from ananke_server.constraints.limits import Limits
+from ananke_server.constraints.reading import Place, Reading, placed
 from ananke_server.constraints.refusal import Refusal, pointer_of, refuse
 from ananke_server.repeats import repeated_key
 
-MAX_BYTES = 1 << 20
-MAX_NESTING = 200
-
-# Kinds of the contract that this server does not enforce yet.
-_PLANNED = ("token_mask", "composite")
+_DEFAULTS = Limits()
 
 
-def parse(text: str) -> Constraint:
-    """The constraint of a JSON text.
+def parse(text: str, limits: Limits = _DEFAULTS) -> Constraint:
+    """The constraint of a JSON text, typed or in the flat form.
 
     Raises:
         Refusal: the text is too large, no JSON, or no constraint.
     """
-    return _typed(load_json(text))
+    return read(text, limits).constraint
 
 
-def load_json(text: str) -> Any:
+def read(text: str, limits: Limits = _DEFAULTS) -> Reading:
+    """The constraint of a JSON text, with warnings and the places of its parts. Raises as ``parse`` does."""
+    value = load_json(text, limits)
+    if not isinstance(value, dict):
+        hint = 'like {"type": "regex", "pattern": "[a-z]+"}'
+        raise refuse(ErrorCode.INVALID_CONSTRAINT, "a constraint is a JSON object", pointer="", hint=hint)
+    if not is_flat(value):
+        return Reading(_typed(value))
+    flat = read_flat(value, lambda schema: load_json(schema, limits))
+    typed, places = _joined(flat)
+    try:
+        return Reading(_typed(typed), tuple(flat.warnings), places)
+    except Refusal as refusal:
+        raise Refusal(placed(places, refusal.diagnostics)) from None
+
+
+def _joined(flat: Flat) -> tuple[dict[str, Any], dict[str, Place]]:
+    """All members of a flat object as one typed object, and the places of its parts."""
+    if len(flat.members) == 1:
+        return flat.members[0], flat.places[0]
+    places = {"": Place("", inner=False)}
+    for index, member in enumerate(flat.places):
+        places |= {f"/constraints/{index}{pointer}": place for pointer, place in member.items()}
+    return {"type": "composite", "mode": "all", "constraints": flat.members}, places
+
+
+def load_json(text: str, limits: Limits = _DEFAULTS) -> Any:
     """The JSON value of a text that is within the limits.
 
     Raises:
         Refusal: it is not, with line and column.
     """
     size = len(text.encode("utf-8", errors="surrogatepass"))
-    if size > MAX_BYTES:
-        raise refuse(ErrorCode.CONSTRAINT_TOO_LARGE, f"the constraint has {size:,} bytes; at most {MAX_BYTES:,} are taken")
+    if size > limits.bytes:
+        raise refuse(ErrorCode.CONSTRAINT_TOO_LARGE, f"the constraint has {size:,} bytes; at most {limits.bytes:,} are taken")
     try:
         value = json.loads(text, parse_constant=_refuse_constant, parse_float=_finite, object_pairs_hook=unique_object)
         json.dumps(value, ensure_ascii=False).encode("utf-8")
@@ -49,47 +74,68 @@ def load_json(text: str) -> Any:
     except UnicodeEncodeError:
         raise refuse(ErrorCode.INVALID_CONSTRAINT, "the constraint has an unpaired surrogate, which no UTF-8 text can hold") from None
     except RecursionError:
-        raise too_deep() from None
+        raise too_deep(limits) from None
     except ValueError as fault:
         raise refuse(ErrorCode.INVALID_CONSTRAINT, f"the constraint is not JSON: {fault}") from None
-    if _depth(value) > MAX_NESTING:
-        raise too_deep()
+    if _depth(value, limits.nesting) > limits.nesting:
+        raise too_deep(limits)
     return value
 
 
-def _typed(value: Any) -> Constraint:
-    if not isinstance(value, dict):
-        hint = 'like {"type": "regex", "pattern": "[a-z]+"}'
-        raise refuse(ErrorCode.INVALID_CONSTRAINT, "a constraint is a JSON object", pointer="", hint=hint)
-    kind = value.get("type")
-    if kind in _PLANNED or (kind == "grammar" and value.get("syntax") == "gbnf"):
-        what = "GBNF grammars are" if kind == "grammar" else f"constraints of type {kind!r} are"
-        where = "/syntax" if kind == "grammar" else "/type"
-        raise refuse(ErrorCode.UNSUPPORTED_CONSTRAINT, f"{what} not supported yet", pointer=where, hint=f"types: {', '.join(KINDS)}")
+def _typed(value: dict[str, Any]) -> Constraint:
     try:
         return parse_constraint(value)
     except ValidationError as fault:
-        faults = [_diagnostic(error, kind) for error in fault.errors(include_url=False, include_input=False, include_context=False)]
-        raise Refusal(list(dict.fromkeys(faults))) from None
+        errors = fault.errors(include_url=False, include_input=False, include_context=False)
+        raise Refusal(list(dict.fromkeys(_diagnostic(error, value) for error in errors))) from None
+    except RecursionError:
+        raise too_deep() from None
 
 
-def _diagnostic(error: Any, kind: object) -> Diagnostic:
-    path: Sequence[object] = error["loc"]
-    if path and path[0] == kind:
-        path = path[1:]
+def _diagnostic(error: Any, value: dict[str, Any]) -> Diagnostic:
+    path, kind, within = _located(error["loc"])
     message: str = error["msg"]
     hint = None
-    if error["type"].startswith("union_tag"):
-        path = ("type",) if error["type"] == "union_tag_invalid" else ()
-        message = f"unknown type {kind!r}" if kind is not None else "the constraint has no 'type'"
-        hint = f"types: {', '.join(KINDS)}"
-    elif kind == "json_schema" and len(path) > 1:
+    match error["type"]:
+        case "union_tag_invalid" | "union_tag_not_found" | "model_attributes_type":
+            path, message = _unknown_type(path, value)
+            hint = f"types: {', '.join(KINDS)}"
+        case "extra_forbidden":
+            message, hint = "unknown key", "remove it"
+        case "value_error":
+            message = message.removeprefix("Value error, ")
+    if kind == "json_schema" and within[:1] == ["schema"] and len(within) > 1:
         # pydantic names the branch of the union: a schema is an object or a boolean.
-        path, message = ("schema",), "a schema is a JSON object, true or false"
-    elif error["type"] == "extra_forbidden":
-        message = "unknown key"
-        hint = "remove it"
-    return Diagnostic(code=ErrorCode.INVALID_CONSTRAINT, message=message, pointer=pointer_of(list(path)), hint=hint)
+        path, message = path[: len(path) - len(within) + 1], "a schema is a JSON object, true or false"
+    return Diagnostic(code=ErrorCode.INVALID_CONSTRAINT, message=message, pointer=pointer_of(path), hint=hint)
+
+
+def _located(location: Sequence[object]) -> tuple[list[object], object, list[object]]:
+    """A place in the JSON object, the kind of the constraint that it is in, and the place within that one.
+
+    pydantic's locations name the kind of each constraint on the way.
+    """
+    path: list[object] = []
+    kind: object = None
+    within: list[object] = []
+    kind_follows = True
+    for part in location:
+        if kind_follows:
+            kind, within, kind_follows = part, [], False
+            continue
+        path.append(part)
+        within.append(part)
+        kind_follows = kind == "composite" and len(within) == 2 and within[0] == "constraints"
+    return path, kind, within
+
+
+def _unknown_type(path: list[object], value: Any) -> tuple[list[object], str]:
+    for part in path:
+        value = value[part]
+    if not isinstance(value, dict):
+        return path, "a constraint is a JSON object"
+    kind = value.get("type")
+    return ([*path, "type"], f"unknown type {ascii(kind)[:80]}") if "type" in value else (path, "the constraint has no 'type'")
 
 
 def _finite(text: str) -> float:
@@ -114,16 +160,16 @@ def _refuse_constant(name: str) -> None:
     raise refuse(ErrorCode.INVALID_CONSTRAINT, f"the constraint is not JSON: {name} is no JSON number")
 
 
-def too_deep() -> Refusal:
+def too_deep(limits: Limits = _DEFAULTS) -> Refusal:
     """The refusal of a constraint that nests too deep."""
-    return refuse(ErrorCode.CONSTRAINT_TOO_LARGE, f"the constraint nests deeper than {MAX_NESTING} levels")
+    return refuse(ErrorCode.CONSTRAINT_TOO_LARGE, f"the constraint nests deeper than {limits.nesting} levels")
 
 
-def _depth(value: Any) -> int:
+def _depth(value: Any, enough: int) -> int:
     deepest, level = 0, [value]
     while level:
         deepest += 1
-        if deepest > MAX_NESTING:
+        if deepest > enough:
             break
         level = [
             child

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing, asynccontextmanager
 from typing import Any
 
@@ -22,13 +23,15 @@ from ananke_client.errors import (
 from ananke_client.report import ConstraintReport
 from ananke_server.constraints import UNCONSTRAINED, CompiledConstraint, Compiler
 from ananke_server.constraints.refusal import error_from
-from ananke_server.constraints.verify import fault_of
+from ananke_server.constraints.service import make_compiler
+from ananke_server.engine.attempts import Attempt, verification, verified_attempt
 from ananke_server.engine.guides import GuideDesk
 from ananke_server.engine.prompt import prompt_tokens
-from ananke_server.engine.request import Delta, GenerateRequest, GenerateResult
+from ananke_server.engine.request import Delta, Emit, GenerateRequest, GenerateResult
 from ananke_server.engine.sampling import recorded_parameters, sampling_params
 from ananke_server.engine.start import device_name, start_engine
 from ananke_server.engine.timeline import Timeline
+from ananke_server.engine.verdict import Judge, report_with
 from ananke_server.handover import Seal
 from ananke_server.masking.tickets import Ticket, TicketTable
 from ananke_server.masking.tokenizer import load_tokenizer
@@ -38,8 +41,9 @@ from ananke_server.settings import Settings
 
 # A request that has ended holds its ticket until the workers have let go of its matcher.
 TICKETS_PER_PENDING = 2
-
-Emit = Callable[[Delta], None]
+# Threads that wait for the sandbox, or for a validator at work on a hostile schema: never those that others need.
+COMPILATIONS = 32
+JUDGEMENTS = 8
 
 
 class GuidedEngine:
@@ -54,7 +58,10 @@ class GuidedEngine:
         self._seal = seal
         self._llm = llm
         self._tokenizer = llm.get_tokenizer()
-        self._compiler = Compiler(load_tokenizer(config.model_config))
+        self._compiler = make_compiler(settings)
+        self._compilations = ThreadPoolExecutor(COMPILATIONS, thread_name_prefix="ananke-compile")
+        self._judgements = ThreadPoolExecutor(JUDGEMENTS, thread_name_prefix="ananke-judge")
+        self._judge = Judge(Compiler(load_tokenizer(config.model_config), settings.limits), self._compiler.compile)
         self._context = int(config.model_config.max_model_len)
         self._identity = ModelIdentity.of(settings.model, settings.revision)
         ranks = int(config.parallel_config.world_size)
@@ -71,8 +78,11 @@ class GuidedEngine:
             raise
 
     def shutdown(self) -> None:
-        """Stop vLLM's processes."""
+        """Stop vLLM's processes, and let go of the sandbox."""
         self._llm.shutdown()
+        for threads in (self._compilations, self._judgements):
+            threads.shutdown(wait=False, cancel_futures=True)
+        self._compiler.close()
         self._table.unlink()
 
     async def generate(self, request: GenerateRequest, emit: Emit) -> GenerateResult:
@@ -92,7 +102,7 @@ class GuidedEngine:
             async with asyncio.timeout(timeout):
                 return await self._generate(request, emit, timeline)
         except TimeoutError:
-            raise DeadlineExceededError(f"no end within {timeout:g} s; {len(timeline.token_ids)} tokens were generated") from None
+            raise DeadlineExceededError(f"no end within {timeout:g} s; {timeline.tokens} tokens were generated") from None
         except (EngineDeadError, EngineGenerateError, VLLMClientError) as fault:
             raise self._translate(fault) from fault
         finally:
@@ -112,19 +122,32 @@ class GuidedEngine:
         echo = _echoed_prompt(request, constrained)
         if echo:
             emit(Delta(echo, 0))
-        async with self._guide(compiled, params) as ticket:
-            timeline.admit()
-            last = await self._stream(request.request_id, prompt, params, emit, timeline)
-            timeline.finish()
-            outcome = None if ticket is None else self._desk.check(ticket)
-        report = await asyncio.to_thread(self._judge, request.constraint, compiled, timeline, last)
+
+        async def sample(tried: SamplingParams, number: int, pass_on: Emit) -> Attempt:
+            request_id = request.request_id if number == 1 else f"{request.request_id}-{number}"
+            async with self._guide(compiled, tried) as ticket:
+                timeline.admit()
+                last = await self._stream(request_id, prompt, tried, pass_on, timeline)
+                timeline.finish()
+                outcome = None if ticket is None else self._desk.check(ticket)
+            finished = (request.constraint, compiled, timeline.text, timeline.token_ids, last)
+            verdict = await asyncio.get_running_loop().run_in_executor(self._judgements, self._judge.verdict, *finished)
+            return Attempt(tried, last, outcome, verdict, first_seed=params.seed)
+
+        metrics: dict[str, Any] = {}
+        if compiled.report.guarantee == "verified":
+            attempt = await verified_attempt(sample, params, bound=self.settings.verify_attempts, emit=emit, timeline=timeline)
+            metrics["verification"] = verification(attempt, timeline)
+        else:
+            attempt = await sample(params, 1, emit)
+        report = report_with(attempt.verdict, compiled.report)
         return GenerateResult(
-            finish_reason=str(last.finish_reason),
+            finish_reason=str(attempt.last.finish_reason),
             input_tokens=len(prompt),
-            cumulative_logprob=last.cumulative_logprob,
+            cumulative_logprob=attempt.last.cumulative_logprob,
             report=report,
-            provenance=statement(echo + timeline.text, self._predicate(request, params, len(prompt), report, last, timeline)),
-            metrics=timeline.metrics(outcome),
+            provenance=statement(echo + timeline.text, self._predicate(request, attempt, len(prompt), report, timeline)),
+            metrics=timeline.metrics(attempt.outcome) | metrics,
         )
 
     async def _constraint(self, request: GenerateRequest) -> CompiledConstraint:
@@ -135,7 +158,8 @@ class GuidedEngine:
                 raise InvalidRequestError("compiled: not from this server's validate model; send 'constraint'")
             return UNCONSTRAINED
         if compiled is None:
-            compiled = await asyncio.to_thread(self._compiler.compile, str(request.constraint))
+            compile = self._compiler.compile
+            compiled = await asyncio.get_running_loop().run_in_executor(self._compilations, compile, str(request.constraint))
         if not compiled.report.accepted:
             raise error_from(compiled.report.errors)
         return compiled
@@ -149,9 +173,7 @@ class GuidedEngine:
             params.extra_args = {EXTRA_ARGS_KEY: [ticket.index, ticket.generation, compiled.grammar]}
             yield ticket
 
-    async def _stream(
-        self, request_id: str, prompt: list[int], params: SamplingParams, emit: Emit, timeline: Timeline
-    ) -> CompletionOutput:
+    async def _stream(self, request_id: str, prompt: list[int], params: SamplingParams, emit: Emit, timeline: Timeline) -> CompletionOutput:
         """Generate to the end; returns vLLM's last output."""
         output = None
         # Closed at once whatever happens, so that vLLM has the request's end before the workers let go of its guide.
@@ -164,43 +186,30 @@ class GuidedEngine:
         assert output is not None
         return output
 
-    def _judge(self, constraint: str | None, compiled: CompiledConstraint, timeline: Timeline, last: CompletionOutput) -> ConstraintReport:
-        """The report, with whether the finished output satisfies the constraint: by a fresh matcher, then by a validator."""
-        if constraint is None or compiled.grammar is None:
-            return compiled.report
-        reason = None
-        if last.finish_reason != "stop":
-            cut = "max_tokens or the model's context" if last.finish_reason == "length" else last.finish_reason
-            reason = f"the output was cut by {cut}"
-        elif isinstance(last.stop_reason, str):
-            if not self._compiler.satisfies_text(compiled.grammar, timeline.text):
-                reason = f"the stop string {last.stop_reason!r} cut the output"
-        elif not self._compiler.satisfies(compiled.grammar, timeline.token_ids):
-            reason = "the output is not within the constraint"
-        reason = reason or fault_of(constraint, timeline.text)
-        return compiled.report.model_copy(update={"constraint_satisfied": reason is None, "unsatisfied_reason": reason})
-
     def _predicate(
         self,
         request: GenerateRequest,
-        params: SamplingParams,
+        attempt: Attempt,
         input_tokens: int,
         report: ConstraintReport,
-        last: CompletionOutput,
         timeline: Timeline,
     ) -> dict[str, Any]:
         constraint = None
         if request.constraint is not None:
             constraint = {"sha256": sha256(request.constraint), "key": report.key, "kind": report.kind, "guarantee": report.guarantee}
+        verified = None
+        if report.guarantee == "verified":
+            verified = {"attempts": attempt.number, "first_seed": attempt.first_seed}
         return {
             "request_id": request.request_id,
             "finished_at": now(),
             "prompt": {"sha256": sha256(request.prompt), "tokens": input_tokens},
             "constraint": constraint,
             "constraint_satisfied": report.constraint_satisfied,
-            "output": {"tokens": len(timeline.token_ids), "finish_reason": last.finish_reason},
+            "verification": verified,
+            "output": {"tokens": len(timeline.token_ids), "finish_reason": attempt.last.finish_reason},
             "model": self._identity.to_json(),
-            "sampling_parameters": recorded_parameters(params),
+            "sampling_parameters": recorded_parameters(attempt.params),
             "versions": versions(),
             "device": device_name(),
             "timing_ms": timeline.timing(),

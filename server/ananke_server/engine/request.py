@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,6 +34,16 @@ class Delta:
     text: str
     tokens: int
     logprobs: list[dict[str, Any]] | None = None
+
+
+Emit = Callable[[Delta], None]
+"""Takes a request's text, piece by piece."""
+
+
+def joined(deltas: Sequence[Delta]) -> Delta:
+    """Deltas as one."""
+    logprobs = [position for delta in deltas for position in delta.logprobs or []]
+    return Delta("".join(delta.text for delta in deltas), sum(delta.tokens for delta in deltas), logprobs or None)
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ import os
 from typing import Any
 
 from ananke_server.masking.tickets import TicketTable
-from ananke_server.masking.worker import TICKETS_VARIABLE
+from ananke_server.masking.worker import LEXER_STATES_VARIABLE, TICKETS_VARIABLE
 from ananke_server.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -68,6 +68,7 @@ def device_name() -> str:
 def _prepare_environment(settings: Settings, table: TicketTable) -> str:
     """Set what vLLM and its workers read from the environment; returns the model runner."""
     os.environ[TICKETS_VARIABLE] = str(table.path)
+    os.environ[LEXER_STATES_VARIABLE] = str(settings.limits.lexer_states)
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
     os.environ.setdefault("VLLM_WORKER_MULTIPROC_METHOD", "spawn")
     os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", str(settings.cpu_kv_cache_gib))

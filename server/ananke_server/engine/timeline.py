@@ -20,14 +20,29 @@ class Timeline:
     finished: float | None = None
     token_ids: list[int] = field(default_factory=list)
     pieces: list[str] = field(default_factory=list)
+    discarded: int = 0
+    """Tokens of outputs that were not accepted."""
 
     @property
     def text(self) -> str:
         return "".join(self.pieces)
 
+    @property
+    def tokens(self) -> int:
+        """All tokens generated for the request."""
+        return self.discarded + len(self.token_ids)
+
     def admit(self) -> None:
-        """The request goes to the engine."""
-        self.admitted = time.monotonic()
+        """The request goes to the engine; only the first time counts."""
+        if self.admitted is None:
+            self.admitted = time.monotonic()
+
+    def restart(self) -> None:
+        """The output so far is discarded; another one follows."""
+        self.discarded += len(self.token_ids)
+        self.token_ids.clear()
+        self.pieces.clear()
+        self.first_token = None
 
     def add(self, delta: Delta, token_ids: list[int]) -> None:
         """The engine has generated tokens."""

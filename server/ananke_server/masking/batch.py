@@ -10,7 +10,7 @@ import numpy as np
 from llguidance import LLExecutor, LLMatcher
 from numpy.typing import NDArray
 
-from ananke_server.masking.matchers import Guide, GuideStore
+from ananke_server.masking.guides import Guide, GuideStore
 
 
 class RowRequest(NamedTuple):
@@ -33,8 +33,10 @@ class GuidedBatch:
         self.words = (store.tokenizer.vocab_size + 31) // 32
         self.slots: dict[int, Guide] = {}
         self._executor = LLExecutor(threads) if threads > 1 else None
+        self._leaf_masks = np.zeros((0, self.words), dtype=np.int32)
         self._eos_only = np.zeros(self.words, dtype=np.uint32)
-        for token in store.tokenizer.eos_tokens:
+        self._ends = frozenset(store.tokenizer.eos_tokens)
+        for token in self._ends:
             self._eos_only[token // 32] |= np.uint32(1 << token % 32)
 
     def place(self, slot: int, guide: Guide) -> None:
@@ -89,10 +91,13 @@ class GuidedBatch:
             guide.consumed += len(tokens)
             if guide.matcher is None or not tokens:
                 continue
-            if len(tokens) == 1:
-                single.append((guide.matcher, tokens[0]))
-            else:
-                guide.matcher.consume_tokens(list(tokens))
+            for leaf in guide.matcher.leaves:
+                if leaf.optional:
+                    leaf.follow(tokens, self._ends)
+                elif len(tokens) == 1:
+                    single.append((leaf.matcher, tokens[0]))
+                else:
+                    leaf.matcher.consume_tokens(list(tokens))
         if self._executor is not None and len(single) > 1:
             self._executor.consume_token_par(single)
         else:
@@ -100,15 +105,33 @@ class GuidedBatch:
                 matcher.consume_token(token)
 
     def _compute(self, guides: list[Guide], bitmask: NDArray[np.int32]) -> None:
-        live = [(guide.matcher, row) for row, guide in enumerate(guides) if guide.matcher is not None]
-        address, stride = bitmask.ctypes.data, self.words * 4
+        leaves = [() if guide.matcher is None else guide.matcher.leaves for guide in guides]
+        starts = [0]
+        for row_leaves in leaves:
+            starts.append(starts[-1] + max(1, len(row_leaves)))
+        # Where every guide is a single grammar, its mask goes straight to its row.
+        masks = bitmask if starts[-1] == len(guides) else self._scratch(starts[-1])
+        live = [
+            (leaf.matcher, row)
+            for start, row_leaves in zip(starts, leaves, strict=False)
+            for row, leaf in enumerate(row_leaves, start)
+            if not leaf.left_behind
+        ]
+        address, stride = masks.ctypes.data, self.words * 4
         if self._executor is not None and len(live) > 1:
-            self._executor.unsafe_compute_mask_ptr(live, address, stride, len(bitmask))
+            self._executor.unsafe_compute_mask_ptr(live, address, stride, len(masks))
         else:
             for matcher, row in live:
                 matcher.unsafe_compute_mask_ptr(address + row * stride, stride)
-        for row, guide in enumerate(guides):
+        for row, (guide, start) in enumerate(zip(guides, starts, strict=False)):
+            if guide.matcher is not None and masks is not bitmask:
+                guide.matcher.combine(masks[start : start + len(leaves[row])], bitmask[row])
             if guide.matcher is not None and guide.matcher.is_error():
                 self.store.fail(guide)
             if guide.matcher is None:
                 bitmask[row] = self._eos_only.view(np.int32)
+
+    def _scratch(self, rows: int) -> NDArray[np.int32]:
+        if rows > len(self._leaf_masks):
+            self._leaf_masks = np.zeros((2 * rows, self.words), dtype=np.int32)
+        return self._leaf_masks

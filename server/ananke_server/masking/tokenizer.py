@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from copy import copy
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
@@ -21,15 +23,41 @@ def load_tokenizer(model_config: ModelConfig) -> LLTokenizer:
     return model_tokenizer(model_config.tokenizer, model_config.tokenizer_revision, ends)
 
 
-@lru_cache(maxsize=2)
-def model_tokenizer(name: str, revision: str | None = None, eos_tokens: tuple[int, ...] = ()) -> LLTokenizer:
-    """The tokenizer of a folder or hub name, with EOS tokens beside its own."""
-    from llguidance.hf import from_tokenizer
+@dataclass(frozen=True, slots=True)
+class TokenizerSource:
+    """What llguidance makes a tokenizer of, for a process without transformers."""
+
+    text: str
+    """The tokenizer in the tokenizers library's JSON."""
+    ends: tuple[int, ...]
+    """Its EOS tokens."""
+
+    def load(self) -> LLTokenizer:
+        """The tokenizer. Costs about half a second for 50,000 tokens."""
+        return LLTokenizer(self.text, eos_token=list(self.ends))
+
+
+def tokenizer_source(name: str, revision: str | None = None, eos_tokens: tuple[int, ...] = ()) -> TokenizerSource:
+    """The tokenizer of a folder or hub name, with EOS tokens beside its own. Imports transformers, which takes seconds.
+
+    Raises:
+        ValueError: the tokenizer is not one of the tokenizers library.
+    """
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(name, revision=revision)
-    ends = dict.fromkeys(_as_tuple(tokenizer.eos_token_id) + eos_tokens)
-    return from_tokenizer(tokenizer, eos_token=list(ends))
+    backend = copy(getattr(tokenizer, "backend_tokenizer", None))
+    if backend is None:
+        raise ValueError(f"{name} has no fast tokenizer")
+    backend.no_padding()
+    backend.no_truncation()
+    return TokenizerSource(backend.to_str(), tuple(dict.fromkeys(_as_tuple(tokenizer.eos_token_id) + eos_tokens)))
+
+
+@lru_cache(maxsize=2)
+def model_tokenizer(name: str, revision: str | None = None, eos_tokens: tuple[int, ...] = ()) -> LLTokenizer:
+    """The tokenizer of a folder or hub name, with EOS tokens beside its own; cached."""
+    return tokenizer_source(name, revision, eos_tokens).load()
 
 
 def _as_tuple(tokens: int | list[int] | None) -> tuple[int, ...]:

@@ -9,7 +9,7 @@ from vllm.v1.sample.logits_processor.interface import BatchUpdate, LogitsProcess
 
 from ananke_server.masking.batch import GuidedBatch, RowRequest
 from ananke_server.masking.bitmask import BitmaskBuffer
-from ananke_server.masking.matchers import Guide
+from ananke_server.masking.guides import Guide
 from ananke_server.masking.worker import GuideOrder, make_batch, take_guide
 
 if TYPE_CHECKING:

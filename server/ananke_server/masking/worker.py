@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ananke_server.masking.batch import GuidedBatch
-from ananke_server.masking.matchers import Guide, GuideStore
+from ananke_server.masking.guides import Guide, GuideStore
+from ananke_server.masking.matchers import MAX_LEXER_STATES
 from ananke_server.masking.tickets import Ticket, TicketTable
 from ananke_server.masking.tokenizer import load_tokenizer
 
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
 
 TICKETS_VARIABLE = "ANANKE_TICKETS"
 """The environment variable that tells the workers where the ticket table is."""
+
+LEXER_STATES_VARIABLE = "ANANKE_LEXER_STATES"
+"""The environment variable that tells the workers how many states a matcher's lexer may have."""
 
 EXTRA_ARGS_KEY = "ananke"
 """The key of a constrained request's ``SamplingParams.extra_args``."""
@@ -78,7 +82,13 @@ def make_batch(config: VllmConfig) -> GuidedBatch:
     table = TicketTable(Path(os.environ[TICKETS_VARIABLE]))
     tokenizer = load_tokenizer(config.model_config)
     first_sampling_rank = ranks - parallel.tensor_parallel_size
-    _store = GuideStore(tokenizer, table, rank=parallel.rank, counts=parallel.rank == first_sampling_rank)
+    _store = GuideStore(
+        tokenizer,
+        table,
+        rank=parallel.rank,
+        counts=parallel.rank == first_sampling_rank,
+        lexer_states=int(os.environ.get(LEXER_STATES_VARIABLE, MAX_LEXER_STATES)),
+    )
     return GuidedBatch(_store, threads=mask_threads(ranks))
 
 

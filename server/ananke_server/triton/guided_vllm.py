@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import triton_python_backend_utils as pb_utils
 
 from ananke_client.errors import CancelledError
-from ananke_server.engine.request import Delta, GenerateRequest
+from ananke_server.engine.request import Delta, GenerateRequest, joined
 from ananke_server.handover import Seal
 from ananke_server.settings import load_settings
 from ananke_server.triton.codec import decode_request, encode_delta, encode_result, triton_error
@@ -115,8 +115,7 @@ class _Pieces:
     def rest(self) -> Delta:
         """What has not been passed on, as one."""
         kept, self.kept = self.kept, []
-        logprobs = [position for delta in kept for position in delta.logprobs or []]
-        return Delta("".join(delta.text for delta in kept), sum(delta.tokens for delta in kept), logprobs or None)
+        return joined(kept)
 
 
 class _ResponsePipe:

@@ -2,37 +2,90 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import triton_python_backend_utils as pb_utils
 
-from ananke_client.errors import AnankeError, InternalError
+from ananke_client.errors import AnankeError, ErrorCode, InternalError
 from ananke_client.report import ConstraintReport, Diagnostic
-from ananke_server.constraints import UNCONSTRAINED, CompiledConstraint, Compiler
+from ananke_server.constraints import UNCONSTRAINED, CompiledConstraint
+from ananke_server.constraints.cache import BoundedCache
+from ananke_server.constraints.service import make_compiler
 from ananke_server.handover import Seal
-from ananke_server.masking.tokenizer import model_tokenizer
 from ananke_server.settings import load_settings
-from ananke_server.triton.codec import bytes_tensor, text_of
+from ananke_server.triton.codec import text_of
+from ananke_server.triton.validate_metrics import ValidateMetrics
 
 logger = logging.getLogger(__name__)
 
+# They wait for the sandbox, mostly.
+_THREADS = 64
+_NOT_KEPT = frozenset((ErrorCode.OVERLOADED, ErrorCode.INTERNAL))
+
 
 class TritonPythonModel:
-    """Answers every constraint with a report, a refused one too: a refusal is for ``guided_vllm`` to make an error of."""
+    """Answers every constraint with a report, a refused one too: a refusal is for ``guided_vllm`` to make an error of.
+
+    Texts seen before are answered at once, the rest from threads, so that no request waits for another's compilation.
+    """
 
     def initialize(self, args: dict[str, str]) -> None:
-        """Load the tokenizer."""
+        """Start the sandbox, or join that of another instance; the model is ready when this returns."""
         settings = load_settings()
-        self._compiler = Compiler(model_tokenizer(settings.model, settings.revision))
+        self._compiler = make_compiler(settings)
+        self._compiler.start()
         self._seal = Seal.shared()
+        self._answers: BoundedCache[bytes, Answer] = BoundedCache(settings.compile_cache_entries, settings.compile_cache_mib << 20)
+        self._lock = threading.Lock()
+        self._unconstrained = self._prepared(None, UNCONSTRAINED)
+        self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="ananke-validate")
+        self._metrics = ValidateMetrics(self._compiler)
 
-    def execute(self, requests: list[Any]) -> list[Any]:
-        """One response a request, in order."""
-        return [self._answer(request) for request in requests]
+    def execute(self, requests: list[Any]) -> list[Any] | None:
+        """One response a request: returned where all answers are known, else sent when they are."""
+        answers = [self._known(request) for request in requests]
+        known = [_response(request, answer) for request, answer in zip(requests, answers, strict=True) if answer is not None]
+        if len(known) == len(requests):
+            return known
+        for request, answer in zip(requests, answers, strict=True):
+            sender = request.get_response_sender()
+            if answer is not None:
+                _send(sender, _response(request, answer))
+            else:
+                self._threads.submit(self._respond, request, sender)
+        return None
 
-    def _answer(self, request: Any) -> Any:
-        text = None
+    def finalize(self) -> None:
+        """Let go of the sandbox, once the requests under way have been answered."""
+        self._threads.shutdown()
+        self._metrics.close()
+        self._compiler.close()
+
+    def _known(self, request: Any) -> Answer | None:
+        tensor = pb_utils.get_input_tensor_by_name(request, "constraint")
+        if tensor is None:
+            return self._unconstrained
+        digest = _digest(tensor)
+        with self._lock:
+            answer = None if digest is None else self._answers.get(digest)
+        if answer is not None:
+            self._metrics.count_hit(answer.refusal)
+        return answer
+
+    def _respond(self, request: Any, sender: Any) -> None:
+        try:
+            _send(sender, _response(request, self._answer(request)))
+        except Exception:
+            logger.exception("a response could not be sent")
+
+    def _answer(self, request: Any) -> Answer:
+        text, kept = None, True
         try:
             text = text_of(request, "constraint")
             compiled = UNCONSTRAINED if text is None else self._compiler.compile(text)
@@ -40,9 +93,55 @@ class TritonPythonModel:
             if not isinstance(error, AnankeError):
                 logger.exception("a constraint could not be compiled")
                 error = InternalError(f"{type(error).__name__}: {error}")
+            kept = error.code not in _NOT_KEPT
             refused = ConstraintReport(accepted=False, errors=[Diagnostic(code=error.code, message=error.message)])
             compiled = CompiledConstraint(refused, None)
-        tensors = [bytes_tensor("constraint_report", compiled.report.model_dump_json())]
-        if "compiled" in request.requested_output_names():
-            tensors.append(bytes_tensor("compiled", self._seal.close(text, compiled)))
-        return pb_utils.InferenceResponse(output_tensors=tensors)
+        answer = self._prepared(text, compiled)
+        self._metrics.count_refusal(answer.refusal)
+        digest = _digest(pb_utils.get_input_tensor_by_name(request, "constraint")) if kept else None
+        if digest is not None:
+            with self._lock:
+                self._answers.put(digest, answer, answer.bytes)
+        return answer
+
+    def _prepared(self, text: str | None, compiled: CompiledConstraint) -> Answer:
+        report = compiled.report.model_dump_json().encode("utf-8", errors="replace")
+        errors = compiled.report.errors
+        return Answer(_array(report), _array(self._seal.close(text, compiled)), str(errors[0].code) if errors else None)
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """The outputs as they go into tensors, and the code of a refusal."""
+
+    report: np.ndarray[Any, Any]
+    compiled: np.ndarray[Any, Any]
+    refusal: str | None
+
+    @property
+    def bytes(self) -> int:
+        """About the memory that it takes."""
+        return 1024 + len(self.report[0]) + len(self.compiled[0])
+
+
+def _response(request: Any, answer: Answer) -> Any:
+    tensors = [pb_utils.Tensor("constraint_report", answer.report)]
+    if "compiled" in request.requested_output_names():
+        tensors.append(pb_utils.Tensor("compiled", answer.compiled))
+    return pb_utils.InferenceResponse(output_tensors=tensors)
+
+
+def _send(sender: Any, response: Any) -> None:
+    sender.send(response, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+
+
+def _digest(tensor: Any) -> bytes | None:
+    """The SHA-256 of a tensor of one text; None for any other."""
+    values = tensor.as_numpy().reshape(-1)
+    if len(values) != 1 or not isinstance(values[0], bytes):
+        return None
+    return hashlib.sha256(values[0]).digest()
+
+
+def _array(data: bytes) -> np.ndarray[Any, Any]:
+    return np.array([data], dtype=np.object_)

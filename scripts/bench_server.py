@@ -1,0 +1,90 @@
+"""A server for a benchmark: started with the models it needs, and what its processes take of memory and processor time."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import psutil
+
+from ananke_server.launch import PROJECT, TritonServer, free_ports
+
+MIB = 1 << 20
+
+
+@contextlib.contextmanager
+def serving(
+    models: Sequence[str], log: str, *, environment: Mapping[str, str] | None = None, arguments: Sequence[str] = ()
+) -> Iterator[TritonServer]:
+    """A server that is ready, with these models or, where none is named, all. Its log is ``.ananke/run/LOG.log``.
+
+    From here on SIGTERM ends this program in order, and with it the server.
+
+    Raises:
+        LaunchError: it does not start.
+    """
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    http, grpc, metrics = free_ports(3)
+    chosen = ["--model-control-mode=explicit", *(f"--load-model={model}" for model in models)] if models else []
+    with TritonServer(
+        [PROJECT / "model_repository"],
+        http_port=http,
+        grpc_port=grpc,
+        metrics_port=metrics,
+        log_file=PROJECT / ".ananke" / "run" / f"{log}.log",
+        environment=environment or {},
+        extra_arguments=[*chosen, *arguments],
+    ) as server:
+        server.wait_until_ready(600)
+        yield server
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessUse:
+    """One process: its share of the memory (PSS: of a page that several share, each has a part), and its processor time.
+
+    The time is with that of its children that have ended.
+    """
+
+    pid: int
+    name: str
+    mib: float
+    cpu_seconds: float
+
+
+def uses(pids: Sequence[int]) -> list[ProcessUse]:
+    """What the processes of a server take now; those that end meanwhile are left out."""
+    found = []
+    for pid in pids:
+        with contextlib.suppress(psutil.Error):
+            process = psutil.Process(pid)
+            times = process.cpu_times()
+            found.append(ProcessUse(pid, _name(process), process.memory_full_info().pss / MIB, sum(times[:4])))
+    return found
+
+
+def resident_mib(pids: Sequence[int]) -> float:
+    """Resident memory of the processes together, shared pages counted in each: cheap enough to sample."""
+    total = 0.0
+    for pid in pids:
+        with contextlib.suppress(psutil.Error):
+            total += psutil.Process(pid).memory_info().rss / MIB
+    return total
+
+
+def settled(pids: Sequence[int], seconds: float = 5.0) -> list[ProcessUse]:
+    """What the processes take once they have been left alone for a while."""
+    time.sleep(seconds)
+    return uses(pids)
+
+
+def _name(process: psutil.Process) -> str:
+    """The program, and the model or script that it was started for."""
+    words = process.cmdline()[1:]
+    model = next((word.split("/")[-3] for word in words if word.endswith("/1/model.py")), "")
+    script = next((word.rpartition("/")[2] for word in words if not word.startswith("-")), "")
+    return f"{process.name()} {model or script[:40]}".strip()

@@ -1,0 +1,69 @@
+"""What the benchmark programs share: tokenizers, percentiles, tables, and results with their command, date and machine."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import os
+import platform
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from llguidance import LLTokenizer
+
+from ananke_server.launch import DEFAULT_MODEL
+from ananke_server.masking.tokenizer import model_tokenizer
+
+
+def tokenizer_of(name: str | None) -> LLTokenizer:
+    """``byte`` is one token a byte; otherwise a folder or a hub's name; None is the small model that ``make setup`` makes."""
+    return LLTokenizer("byte") if name == "byte" else model_tokenizer(name or str(DEFAULT_MODEL))
+
+
+def percentiles(values: Sequence[float], *, scale: float = 1.0) -> dict[str, float]:
+    """Mean, median, 99th percentile and maximum, times ``scale``; empty without values."""
+    if not values:
+        return {}
+    scaled = np.asarray(values) * scale
+    p50, p99 = np.percentile(scaled, [50, 99])
+    return {name: round(float(value), 3) for name, value in (("mean", scaled.mean()), ("p50", p50), ("p99", p99), ("max", scaled.max()))}
+
+
+def print_table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """Columns as wide as their widest cell: the first to the left, the others to the right."""
+    cells = [[_cell(value) for value in row] for row in (header, *rows)]
+    widths = [max(len(row[column]) for row in cells) for column in range(len(header))]
+    for row in cells:
+        print("  ".join([row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]))
+
+
+def _cell(value: object) -> str:
+    if isinstance(value, float):
+        return f"{value:,.1f}" if abs(value) >= 10 else f"{value:.2f}"
+    return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def provenance() -> dict[str, Any]:
+    """What a result came from."""
+    return {
+        "command": "python " + " ".join(sys.argv),
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "machine": f"{_processor()}, {len(os.sched_getaffinity(0))} cores, {platform.system()} {platform.machine()}",
+        "python": platform.python_version(),
+    }
+
+
+def write_json(path: str | Path, content: dict[str, Any]) -> None:
+    """Write a result, its provenance first."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(provenance() | content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _processor() -> str:
+    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return models[0] if models else platform.processor()

@@ -1,0 +1,259 @@
+"""Documents: a JSON schema with its draft, its subschemas as nodes, and its references resolved."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from enum import IntEnum
+from typing import Any, NamedTuple
+
+from jsonschema_specifications import REGISTRY as META_SCHEMAS
+from referencing import Resource, Specification
+from referencing.exceptions import PointerToNowhere, Unresolvable
+from referencing.jsonschema import DRAFT4, DRAFT6, DRAFT7, DRAFT201909, DRAFT202012
+
+from ananke_client.errors import ErrorCode
+from ananke_server.constraints.refusal import pointer_of, refuse
+
+Schema = dict[str, Any] | bool
+
+
+class Draft(IntEnum):
+    """The drafts of JSON Schema that are compiled, in their order."""
+
+    D4 = 4
+    D6 = 6
+    D7 = 7
+    D2019 = 2019
+    D2020 = 2020
+
+
+_SPECIFICATIONS: dict[Draft, Specification[Any]] = {
+    Draft.D4: DRAFT4,
+    Draft.D6: DRAFT6,
+    Draft.D7: DRAFT7,
+    Draft.D2019: DRAFT201909,
+    Draft.D2020: DRAFT202012,
+}
+
+_URIS = {
+    "http://json-schema.org/draft-04/schema": Draft.D4,
+    "http://json-schema.org/draft-06/schema": Draft.D6,
+    "http://json-schema.org/draft-07/schema": Draft.D7,
+    "https://json-schema.org/draft/2019-09/schema": Draft.D2019,
+    "https://json-schema.org/draft/2020-12/schema": Draft.D2020,
+}
+
+META_SCHEMA_URIS = {draft: uri for uri, draft in _URIS.items()}
+
+_SINCE_2019 = ("prefixItems", "unevaluatedProperties", "unevaluatedItems", "dependentRequired", "dependentSchemas", "$dynamicRef")
+
+
+def draft_of(schema: Schema) -> Draft:
+    """The draft that ``$schema`` names. Without one: 2020-12, or the older draft whose keywords the schema is written in.
+
+    Raises:
+        Refusal: the draft is not known.
+    """
+    if isinstance(schema, dict) and "$schema" in schema:
+        return _named(str(schema["$schema"]))
+    parts = list(_dicts(schema))
+    if any(keyword in part for part in parts for keyword in _SINCE_2019):
+        return Draft.D2020
+    if any(isinstance(part.get(bound), bool) for part in parts for bound in ("exclusiveMinimum", "exclusiveMaximum")):
+        return Draft.D4
+    return Draft.D7 if any(_is_older(part) for part in parts) else Draft.D2020
+
+
+def _named(uri: str) -> Draft:
+    draft = _URIS.get(uri.rstrip("#").replace("https://json-schema.org/draft-0", "http://json-schema.org/draft-0"))
+    if draft is None:
+        hint = f"known: {', '.join(_URIS)}"
+        pointer = "/schema/$schema"
+        raise refuse(ErrorCode.UNSUPPORTED_CONSTRAINT, f"the draft {uri[:200]!r} is not known", pointer=pointer, hint=hint)
+    return draft
+
+
+def _is_older(part: dict[str, Any]) -> bool:
+    """Whether a schema has the form of ``items`` that 2020-12 has no more; a property may have that name."""
+    items = part.get("items")
+    return isinstance(items, list) and all(isinstance(item, dict | bool) for item in items)
+
+
+def _dicts(value: Any) -> Iterator[dict[str, Any]]:
+    pending = [value]
+    while pending:
+        part = pending.pop()
+        if isinstance(part, dict):
+            yield part
+            pending.extend(part.values())
+        elif isinstance(part, list):
+            pending.extend(part)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Node:
+    """A subschema at its place. One object for each place, so that it is compared by identity."""
+
+    schema: Schema
+    pointer: str
+    """JSON pointer into the constraint, or the URI of a meta-schema's part."""
+    position: int
+    """Where it stands in the document, in the order of the text; references are met in this order."""
+    document: Document
+    resolver: Any
+
+    def child(self, *path: str | int) -> Node:
+        """The subschema under a path of keys and indices."""
+        schema: Any = self.schema
+        for part in path:
+            schema = schema[part]
+        return self.document.node(schema, self.pointer + pointer_of(path), self.resolver)
+
+    def made(self, schema: Schema, origin: str) -> Node:
+        """A node that the document does not have, in place of the keyword at ``origin``."""
+        return self.document.node(schema, origin, self.resolver)
+
+    def get(self, keyword: str) -> Any:
+        """A keyword's value, or None."""
+        return self.schema.get(keyword) if isinstance(self.schema, dict) else None
+
+    def at(self, keyword: str) -> str:
+        """JSON pointer of one of the node's keywords."""
+        return self.pointer + pointer_of([keyword])
+
+
+class Obligation(NamedTuple):
+    """A node that a value has to satisfy, or, if not ``positive``, to violate."""
+
+    node: Node
+    positive: bool
+
+
+Goal = frozenset[Obligation]
+"""What a value has to fulfil: all of these obligations. The empty goal admits every value."""
+
+ANY: Goal = frozenset()
+
+
+@dataclass(slots=True)
+class Document:
+    """A schema, and everything that is reachable from it."""
+
+    root: Schema
+    draft: Draft
+    reference_stands_alone: bool
+    """Whether a reference's siblings are ignored, as before 2019-09 in a schema that names its draft."""
+    _registry: Any = None
+    _places: dict[int, tuple[str, int]] = field(default_factory=dict)
+    _nodes: dict[int, Node] = field(default_factory=dict)
+    _booleans: dict[bool, Node] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, schema: Schema) -> Document:
+        """The document of a schema whose draft is known.
+
+        Raises:
+            Refusal: the draft is not known.
+        """
+        draft = draft_of(schema)
+        document = cls(schema, draft, isinstance(schema, dict) and "$schema" in schema and draft < Draft.D2019)
+        document._places = {id(part): (pointer, position) for position, (pointer, part) in enumerate(_places(schema))}
+        return document
+
+    def node(self, schema: Schema, pointer: str, resolver: Any) -> Node:
+        """The node of a subschema."""
+        if isinstance(schema, bool):
+            return self._booleans.setdefault(schema, Node(schema, pointer, 0, self, resolver))
+        known = self._nodes.get(id(schema))
+        if known is None:
+            if "$id" in schema or "id" in schema:
+                resolver = self._inside(schema, resolver)
+            place, position = self._places.get(id(schema), (pointer, len(self._places) + len(self._nodes)))
+            known = self._nodes[id(schema)] = Node(schema, place, position, self, resolver)
+        return known
+
+    def root_node(self) -> Node:
+        """The node of the whole schema."""
+        resource: Resource[Any] = _SPECIFICATIONS[self.draft].create_resource(self.root)
+        base = _identifier(resource)
+        self._registry = META_SCHEMAS.with_resource(base, resource).crawl()
+        return self.node(self.root, "/schema", self._registry.resolver(base))
+
+    def target(self, node: Node, keyword: str) -> Node:
+        """The node that a reference leads to.
+
+        Raises:
+            Refusal: it leads nowhere, or out of the document.
+        """
+        reference = node.get(keyword)
+        try:
+            found = node.resolver.lookup(reference)
+        except (Unresolvable, PointerToNowhere, ValueError, KeyError, TypeError, AttributeError) as fault:
+            remote = "://" in str(reference)
+            code = ErrorCode.UNSUPPORTED_CONSTRAINT if remote else ErrorCode.INVALID_CONSTRAINT
+            hint = "copy the schema under $defs and refer to it there" if remote else "name a place of this document, like #/$defs/name"
+            raise refuse(code, f"{keyword} {str(reference)[:200]!r} leads nowhere", pointer=node.at(keyword), hint=hint) from fault
+        if not isinstance(found.contents, dict | bool):
+            message = f"{keyword} {str(reference)[:200]!r} leads to what is no schema"
+            raise refuse(ErrorCode.INVALID_CONSTRAINT, message, pointer=node.at(keyword))
+        return self.node(found.contents, str(reference), found.resolver)
+
+    def never(self) -> Obligation:
+        """The obligation that no value meets."""
+        return Obligation(self.node(False, "", None), True)
+
+    def goal(self, *obligations: Obligation) -> Goal:
+        """A goal in its simplest form: trivial obligations dropped, plain references followed."""
+        kept: set[Obligation] = set()
+        for obligation in obligations:
+            node = self._dereferenced(obligation.node)
+            if isinstance(node.schema, bool):
+                if node.schema != obligation.positive:
+                    return frozenset({self.never()})
+                continue
+            if Obligation(node, not obligation.positive) in kept:
+                return frozenset({self.never()})
+            kept.add(Obligation(node, obligation.positive))
+        return frozenset(kept)
+
+    def is_false(self, goal: Goal) -> bool:
+        """Whether a goal is the one that nothing fulfils."""
+        return any(node.schema is False for node, _ in goal)
+
+    def anchors(self, keyword: str, name: object) -> int:
+        """How many schemas of the document carry a dynamic or recursive anchor of this name."""
+        return sum(1 for part in _dicts(self.root) if keyword in part and part[keyword] == name)
+
+    def _dereferenced(self, node: Node) -> Node:
+        seen: set[int] = set()
+        while isinstance(node.schema, dict) and node.schema.keys() == {"$ref"} and id(node) not in seen:
+            seen.add(id(node))
+            node = self.target(node, "$ref")
+        return node
+
+    def _inside(self, schema: dict[str, Any], resolver: Any) -> Any:
+        resource: Resource[Any] = _SPECIFICATIONS[self.draft].create_resource(schema)
+        try:
+            return resolver.in_subresource(resource) if resource.id() is not None else resolver
+        except (ValueError, TypeError, AttributeError):
+            return resolver
+
+
+def _identifier(resource: Resource[Any]) -> str:
+    try:
+        return resource.id() or ""
+    except (ValueError, TypeError, AttributeError):
+        return ""
+
+
+def _places(schema: Any) -> Iterator[tuple[str, Any]]:
+    """Every object of the document with its JSON pointer, in the order of the text."""
+    pending: list[tuple[str, Any]] = [("/schema", schema)]
+    while pending:
+        pointer, part = pending.pop()
+        if isinstance(part, dict):
+            yield pointer, part
+            pending.extend((pointer + pointer_of([key]), part[key]) for key in reversed(part))
+        elif isinstance(part, list):
+            pending.extend((f"{pointer}/{index}", part[index]) for index in reversed(range(len(part))))

@@ -1,0 +1,92 @@
+"""Model repositories as a machine serves them: the tree's own, or one of links to it with another configuration of ``validate``."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+MODEL, TWIN, ENSEMBLE = "validate", "compile", "generate"
+INSTANCES_VARIABLE = "ANANKE_VALIDATE_INSTANCES"
+RESPONSE_CACHE_VARIABLE = "ANANKE_RESPONSE_CACHE_MIB"
+_COUNT = re.compile(r"(instance_group \[ \{ count: )\d+( )")
+_COMPILED = re.compile(r",\s*\{ name: \"compiled\"[^}]*\}")
+_MOST_BY_DEFAULT = 8
+
+
+def validate_instances(environment: Mapping[str, str]) -> int:
+    """How many processes the validate model has: half as many as there are cores, unless the environment says another number.
+
+    Raises:
+        ValueError: what it says is no positive number.
+    """
+    return _number(environment, INSTANCES_VARIABLE, 1) or max(1, min(_MOST_BY_DEFAULT, len(os.sched_getaffinity(0)) // 2))
+
+
+def response_cache_mib(environment: Mapping[str, str]) -> int:
+    """The size of Triton's response cache; 0, the default, is none.
+
+    Raises:
+        ValueError: the environment says something else than a number.
+    """
+    return _number(environment, RESPONSE_CACHE_VARIABLE, 0) or 0
+
+
+def served_repository(repository: Path, folder: Path, *, instances: int, cached: bool) -> Path:
+    """The repository itself, or one in the folder that differs from it in configurations alone: equal ones are made once.
+
+    A cached response holds the outputs that its first request asked for, whatever later ones ask for. So with the response
+    cache ``validate`` has one output, and the ensemble's grammars come from a twin that is not cached.
+    """
+    own = repository / MODEL / "config.pbtxt"
+    if not own.is_file():
+        return repository
+    lies = own.read_text()
+    counted = _COUNT.sub(rf"\g<1>{instances}\g<2>", lies)
+    if not cached:
+        return repository if counted == lies else _linked(repository, folder, {MODEL: (MODEL, counted)})
+    alone = _COMPILED.sub("", counted) + "response_cache { enable: true }\n"
+    configured = {MODEL: (MODEL, alone), TWIN: (MODEL, counted.replace(f'name: "{MODEL}"', f'name: "{TWIN}"'))}
+    ensemble = repository / ENSEMBLE / "config.pbtxt"
+    if ensemble.is_file():
+        text = ensemble.read_text().replace(f'model_name: "{MODEL}"', f'model_name: "{TWIN}"')
+        configured[ENSEMBLE] = (ENSEMBLE, text)
+    return _linked(repository, folder, configured)
+
+
+def _linked(repository: Path, folder: Path, configured: Mapping[str, tuple[str, str]]) -> Path:
+    """A repository of links, but for these models: each has its files from a model of the repository, and a configuration of its own."""
+    links = {Path(path.name): path for path in repository.iterdir() if path.name not in configured}
+    for name, (source, _) in configured.items():
+        links |= {Path(name, path.name): path for path in (repository / source).iterdir() if path.name != "config.pbtxt"}
+    content = repr((sorted(links.items()), sorted(configured.items())))
+    made = folder / hashlib.sha256(content.encode()).hexdigest()[:16]
+    if made.is_dir():
+        return made
+    folder.mkdir(parents=True, exist_ok=True)
+    draft = Path(tempfile.mkdtemp(dir=folder))
+    for name, (_, text) in configured.items():
+        (draft / name).mkdir()
+        (draft / name / "config.pbtxt").write_text(text)
+    for link, target in links.items():
+        (draft / link).symlink_to(target)
+    draft.chmod(0o755)
+    try:
+        draft.rename(made)
+    except OSError:
+        # Another launch has made it meanwhile.
+        shutil.rmtree(draft)
+    return made
+
+
+def _number(environment: Mapping[str, str], name: str, least: int) -> int | None:
+    text = environment.get(name)
+    if not text:
+        return None
+    if not text.isdecimal() or int(text) < least:
+        raise ValueError(f"{name}={text} is not a number of at least {least}")
+    return int(text)

@@ -1,0 +1,64 @@
+"""The model repository as a machine serves it: the tree's own where it fits, else links with other configurations."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from ananke_server.launch import PROJECT, LaunchError, TritonServer
+from ananke_server.repository import response_cache_mib, served_repository, validate_instances
+
+TREE = PROJECT / "model_repository"
+
+
+def test_as_it_lies_where_nothing_differs(tmp_path: Path) -> None:
+    assert served_repository(TREE, tmp_path / "made", instances=2, cached=False) == TREE
+    assert not (tmp_path / "made").exists()
+
+
+def test_a_repository_without_validate_is_left_alone(tmp_path: Path) -> None:
+    assert served_repository(tmp_path, tmp_path / "made", instances=5, cached=True) == tmp_path
+
+
+def test_another_number_of_instances(tmp_path: Path) -> None:
+    made = served_repository(TREE, tmp_path, instances=7, cached=False)
+    text = (made / "validate" / "config.pbtxt").read_text()
+    assert text == (TREE / "validate" / "config.pbtxt").read_text().replace("count: 2", "count: 7")
+    assert (made / "validate" / "1" / "model.py").samefile(TREE / "validate" / "1" / "model.py")
+    for model in ("generate", "guided_vllm"):
+        assert (made / model).samefile(TREE / model)
+
+
+def test_with_the_response_cache_no_response_can_lack_what_another_request_asks_for(tmp_path: Path) -> None:
+    made = served_repository(TREE, tmp_path, instances=2, cached=True)
+    validate, twin, ensemble = ((made / model / "config.pbtxt").read_text() for model in ("validate", "compile", "generate"))
+    assert "response_cache { enable: true }" in validate
+    assert validate.count("data_type") == 2, "one input, one output"
+    assert "compiled" not in validate.partition("output [")[2]
+    assert 'name: "compile"' in twin
+    assert '"compiled"' in twin
+    assert "response_cache" not in twin
+    assert 'model_name: "compile"' in ensemble
+    assert 'model_name: "validate"' not in ensemble
+    assert (made / "compile" / "1" / "model.py").samefile(TREE / "validate" / "1" / "model.py")
+
+
+def test_it_is_made_once(tmp_path: Path) -> None:
+    first, second = (served_repository(TREE, tmp_path, instances=3, cached=True) for _ in range(2))
+    assert first == second
+    assert served_repository(TREE, tmp_path, instances=4, cached=True) != first
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_the_environment_decides(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert validate_instances({"ANANKE_VALIDATE_INSTANCES": "12"}) == 12
+    assert 1 <= validate_instances({}) <= 8
+    assert response_cache_mib({"ANANKE_RESPONSE_CACHE_MIB": "64"}) == 64
+    assert response_cache_mib({"ANANKE_RESPONSE_CACHE_MIB": ""}) == 0
+
+
+@pytest.mark.parametrize("value", ["0", "-1", "many", "1.5"])
+def test_what_is_no_number_is_told(value: str) -> None:
+    with pytest.raises(LaunchError, match=f"ANANKE_VALIDATE_INSTANCES={value}"):
+        TritonServer([TREE], environment={"ANANKE_VALIDATE_INSTANCES": value}).repositories()
