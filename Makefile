@@ -16,7 +16,7 @@ help: ## show this list
 setup: ## make .venv, Triton's server and a small model, all inside the tree
 	@scripts/setup.sh
 
-run: setup ## set up, then serve and show what it can do
+run: setup ## set up, then serve and show outputs enforced and verified, and a refusal
 	@$(PYTHON_IN_VENV) scripts/demo.py
 
 test: setup ## set up, then run every test, those against a real server too

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import psutil
 
+from ananke_server.constraints.sandbox.client import SUPERVISOR
 from ananke_server.launch import PROJECT, TritonServer, free_ports
 
 MIB = 1 << 20
@@ -47,13 +48,14 @@ def serving(
 class ProcessUse:
     """One process: its share of the memory (PSS: of a page that several share, each has a part), and its processor time.
 
-    The time is with that of its children that have ended.
+    The time is with that of its children that have ended. ``worker``: it is one of the sandbox's, which come and go.
     """
 
     pid: int
     name: str
     mib: float
     cpu_seconds: float
+    worker: bool = False
 
 
 def uses(pids: Sequence[int]) -> list[ProcessUse]:
@@ -63,7 +65,8 @@ def uses(pids: Sequence[int]) -> list[ProcessUse]:
         with contextlib.suppress(psutil.Error):
             process = psutil.Process(pid)
             times = process.cpu_times()
-            found.append(ProcessUse(pid, _name(process), process.memory_full_info().pss / MIB, sum(times[:4])))
+            mib = process.memory_full_info().pss / MIB
+            found.append(ProcessUse(pid, _name(process), mib, sum(times[:4]), _is_worker(process)))
     return found
 
 
@@ -80,6 +83,12 @@ def settled(pids: Sequence[int], seconds: float = 5.0) -> list[ProcessUse]:
     """What the processes take once they have been left alone for a while."""
     time.sleep(seconds)
     return uses(pids)
+
+
+def _is_worker(process: psutil.Process) -> bool:
+    """Whether it was forked by a sandbox's supervisor, whose command line it has."""
+    parent = process.parent()
+    return SUPERVISOR in process.cmdline() and parent is not None and SUPERVISOR in parent.cmdline()
 
 
 def _name(process: psutil.Process) -> str:

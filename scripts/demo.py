@@ -1,4 +1,4 @@
-"""What `make run` shows: a server of its own, two constrained generations streamed to the terminal, and what they came with."""
+"""What `make run` shows: a server of its own, an output that masks enforce, one that is verified, and a constraint that is refused."""
 
 from __future__ import annotations
 
@@ -33,6 +33,13 @@ SCHEMA = {
     "additionalProperties": False,
 }
 PATTERN = r"def [a-z_]{3,20}\([a-z]{1,8}: (int|str)\) -> (int|str):\n    return [a-z]{1,8}( [-+*] [0-9]{1,3})?\n"
+TYPES = {
+    "type": "array",
+    "items": {"enum": ["list", "tuple", "dict", "set", "str", "int", "float", "bool"]},
+    "minItems": 3,
+    "maxItems": 3,
+    "uniqueItems": True,
+}
 CONFIG = GenerationConfig(max_tokens=200, temperature=0.7, seed=7)
 
 
@@ -49,6 +56,8 @@ def main() -> int:
             with AnankeInferenceClient(url=server.grpc_url) as client:
                 _show_json_schema(client)
                 _show_regex(client)
+                _show_verified(client)
+                _show_refusal(client)
             _line("stopping the server …")
     except (LaunchError, AnankeError, AssertionError) as error:
         print(f"\n{error}", file=sys.stderr)
@@ -70,8 +79,29 @@ def _show_regex(client: AnankeInferenceClient) -> None:
     _summarise(result, "re.fullmatch accepts it")
 
 
+def _show_verified(client: AnankeInferenceClient) -> None:
+    prompt = [{"role": "user", "content": "Name three built-in types of Python, as a JSON list."}]
+    constraint = ConstraintSpec.json_schema(TYPES, whitespace="compact", unsupported="verify")
+    result = _generate(client, "JSON schema, verified", prompt, constraint)
+    Draft202012Validator(TYPES).validate(result.parsed)
+    for fault in result.metrics["verification"]["faults"]:
+        print(f"\nsampled before, and rejected: {fault}", end="")
+    _summarise(result, "jsonschema accepts it")
+
+
+def _show_refusal(client: AnankeInferenceClient) -> None:
+    _headline('the same without "unsupported": "verify"')
+    report = client.validate(ConstraintSpec.json_schema(TYPES, whitespace="compact"))
+    assert not report.accepted, "a mask cannot compare items"
+    print(f"{report}\n")
+
+
+def _headline(title: str) -> None:
+    print(f"── {title} " + "─" * 60)
+
+
 def _generate(client: AnankeInferenceClient, kind: str, prompt: str | list[dict[str, str]], constraint: Constraint) -> GenerationResult:
-    print(f"── {kind} " + "─" * 60)
+    _headline(kind)
     with client.generate_stream(prompt, constraint, CONFIG) as pieces:
         for piece in pieces:
             print(piece, end="", flush=True)

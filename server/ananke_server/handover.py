@@ -12,12 +12,12 @@ import json
 import os
 import secrets
 import stat
-import tempfile
 import time
 from pathlib import Path
 
 from ananke_client.report import ConstraintReport
 from ananke_server.constraints.compiled import CompiledConstraint
+from ananke_server.ownership import owned_path
 
 SECRET_BYTES = 32
 SIGNATURE_BYTES = 64
@@ -65,10 +65,8 @@ def _digest(constraint: str | None) -> str | None:
 
 
 def _secret_file() -> Path:
-    # Both models' processes are children of one server; with its start time the name is not used twice.
-    parent = os.getppid()
-    started = Path(f"/proc/{parent}/stat").read_text().rpartition(")")[2].split()[19]
-    return Path(tempfile.gettempdir()) / f"ananke-seal-{os.getuid()}-{parent}-{started}"
+    # Both models' processes are children of one server.
+    return owned_path("seal", os.getppid())
 
 
 def _shared_secret(path: Path) -> bytes:

@@ -71,14 +71,23 @@ def test_a_long_error_arrives_cut(client: Client, server: TritonServer) -> None:
 @pytest.mark.parametrize(
     ("constraint", "error", "words"),
     [
-        ({"type": "regex", "pattern": "a("}, InvalidConstraintError, "/pattern:1:2: unclosed group"),
+        ({"type": "regex", "pattern": "a("}, InvalidConstraintError, "/pattern:1:2: the group is not closed"),
         ({"type": "regex"}, InvalidConstraintError, "/pattern"),
         ({"type": "nonsense"}, InvalidConstraintError, "unknown type 'nonsense'"),
         ("{", InvalidConstraintError, "1:2: the constraint is not JSON"),
         ("", InvalidConstraintError, "not JSON"),
         ("null", InvalidConstraintError, "a JSON object"),
-        ({"type": "json_schema", "schema": {"not": {}}}, UnsupportedConstraintError, "not"),
-        ({"type": "composite", "mode": "all", "constraints": []}, UnsupportedConstraintError, "/type"),
+        ({"type": "json_schema", "schema": {"type": "array", "uniqueItems": True}}, UnsupportedConstraintError, "at /schema/uniqueItems"),
+        (
+            {
+                "type": "composite",
+                "mode": "sequence",
+                "constraints": [{"type": "token_mask", "allowed": [5]}, {"type": "regex", "pattern": "a"}],
+            },
+            UnsupportedConstraintError,
+            "at /constraints/0",
+        ),
+        ({"type": "composite", "mode": "all", "constraints": []}, InvalidConstraintError, "at /constraints"),
         ({"type": "json_schema", "schema": {"type": "array", "minItems": 10**9}}, ConstraintTooLargeError, "at /schema/minItems"),
     ],
 )

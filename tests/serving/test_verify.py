@@ -29,7 +29,8 @@ HOPELESS = {"type": "array", "items": {"enum": ["a", "b"]}, "minItems": 3, "maxI
 
 
 def verified(schema: dict[str, Any]) -> Constraint:
-    return ConstraintSpec.json_schema(schema, unsupported="verify")
+    # Compact: white space would be most of what the model writes.
+    return ConstraintSpec.json_schema(schema, whitespace="compact", unsupported="verify")
 
 
 def config(seed: int, **values: Any) -> GenerationConfig:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import itertools
 import json
 import random
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any
 
 from llguidance import LLMatcher, LLTokenizer
@@ -13,6 +16,7 @@ TOKENIZER = LLTokenizer("byte")
 NAMES = ("a", "b", "ab", "c")
 STRINGS = ("", "a", "b", "ab", "abc", "x", "é", '"', "\n", "2024-02-29")
 NUMBERS: tuple[int | float, ...] = (-3, -1, 0, 1, 2, 3, 4, 10, 0.5, -2.5, 1.25, 10.5)
+DEFINITIONS = ("x", "y", "z")
 PATTERNS = ("^a", "b$", "^[a-c]*$", "b", "^(a|x)$", "^$")
 
 
@@ -35,76 +39,146 @@ def random_value(choose: random.Random, depth: int = 2) -> Any:
             return {name: random_value(choose, depth - 1) for name in names}
 
 
+@dataclass(frozen=True, slots=True)
+class SchemaMaker:
+    """Makes random schemas of a few keywords each, many of them at odds with each other."""
+
+    choose: random.Random
+    keywords: dict[str, Keyword]
+
+    def schema(self, depth: int) -> Any:
+        choose = self.choose
+        if depth == 0 or choose.random() < 0.08:
+            return choose.choice([True, True, {"type": choose.choice(["string", "integer", "object", "array"])}, {}])
+        schema: dict[str, Any] = {}
+        if choose.random() < 0.5:
+            schema["type"] = choose.choice(
+                ["object", "object", "array", "string", "number", "integer", "boolean", ["string", "null"], ["object", "integer"]]
+            )
+        for _ in range(choose.randrange(1, 4)):
+            keyword = choose.choice(list(self.keywords))
+            schema[keyword] = self.keywords[keyword](self, depth - 1)
+        if "if" in schema:
+            schema[choose.choice(["then", "else"])] = self.schema(depth - 1)
+        return schema
+
+    def names(self, depth: int) -> list[str]:
+        return self.choose.sample(NAMES, self.choose.randrange(1, 3))
+
+    def schemas(self, depth: int) -> list[Any]:
+        return [self.schema(depth) for _ in range(self.choose.randrange(1, 4))]
+
+    def by_name(self, depth: int) -> dict[str, Any]:
+        return {name: self.schema(depth) for name in self.names(depth)}
+
+    def by_pattern(self, depth: int) -> dict[str, Any]:
+        return {pattern: self.schema(depth) for pattern in self.choose.sample(PATTERNS, self.choose.randrange(1, 3))}
+
+    def dependencies(self, depth: int) -> dict[str, Any]:
+        return {name: self.choose.choice([self.names(depth), self.schema(depth)]) for name in self.names(depth)}
+
+    def number(self, depth: int) -> int | float:
+        return self.choose.choice(NUMBERS)
+
+    def count(self, depth: int) -> int:
+        return self.choose.randrange(4)
+
+
+Keyword = Callable[[SchemaMaker, int], Any]
+
+
 def random_schema(choose: random.Random, depth: int = 3) -> Any:
-    """A schema of a few keywords, many of them at odds with each other."""
-    if depth == 0 or choose.random() < 0.08:
-        return choose.choice([True, True, {"type": choose.choice(["string", "integer", "object", "array"])}, {}])
-    schema: dict[str, Any] = {}
-    if choose.random() < 0.5:
-        schema["type"] = choose.choice(
-            ["object", "object", "array", "string", "number", "integer", "boolean", ["string", "null"], ["object", "integer"]]
-        )
-    for _ in range(choose.randrange(1, 4)):
-        keyword = choose.choice(list(_KEYWORDS))
-        schema[keyword] = _KEYWORDS[keyword](choose, depth - 1)
-    if "if" in schema:
-        schema[choose.choice(["then", "else"])] = random_schema(choose, depth - 1)
-    return schema
+    """A schema of draft 2020-12 without references."""
+    return SchemaMaker(choose, _MODERN).schema(depth)
 
 
-def _names(choose: random.Random, depth: int) -> list[str]:
-    return choose.sample(NAMES, choose.randrange(1, 3))
+def random_document(choose: random.Random, depth: int = 3) -> Any:
+    """A schema of draft 2020-12 with definitions that refer to each other and to themselves."""
+    maker = SchemaMaker(choose, _REFERRING)
+    root = {**_as_dict(maker.schema(depth)), "$defs": {name: maker.schema(2) for name in DEFINITIONS}}
+    return root if "$ref" in json.dumps(root) else {"$ref": f"#/$defs/{DEFINITIONS[0]}", **root}
 
 
-def _schemas(choose: random.Random, depth: int) -> list[Any]:
-    return [random_schema(choose, depth) for _ in range(choose.randrange(1, 4))]
+def random_draft7(choose: random.Random, depth: int = 3) -> Any:
+    """A schema of draft 7, with its own forms of ``items`` and ``dependencies``."""
+    return {"$schema": "http://json-schema.org/draft-07/schema#", **_as_dict(SchemaMaker(choose, _DRAFT7).schema(depth))}
 
 
-def _by_name(choose: random.Random, depth: int) -> dict[str, Any]:
-    return {name: random_schema(choose, depth) for name in _names(choose, depth)}
+def _as_dict(schema: Any) -> dict[str, Any]:
+    return {} if schema is True else dict(schema)
 
 
-def _by_pattern(choose: random.Random, depth: int) -> dict[str, Any]:
-    return {pattern: random_schema(choose, depth) for pattern in choose.sample(PATTERNS, choose.randrange(1, 3))}
-
-
-_KEYWORDS: dict[str, Any] = {
-    "properties": _by_name,
-    "patternProperties": _by_pattern,
-    "additionalProperties": lambda choose, depth: choose.choice([False, random_schema(choose, depth)]),
-    "required": _names,
-    "minProperties": lambda choose, depth: choose.randrange(3),
-    "maxProperties": lambda choose, depth: choose.randrange(4),
-    "propertyNames": random_schema,
-    "dependentRequired": lambda choose, depth: {name: _names(choose, depth) for name in _names(choose, depth)},
-    "dependentSchemas": _by_name,
-    "unevaluatedProperties": lambda choose, depth: choose.choice([False, random_schema(choose, depth)]),
-    "items": random_schema,
-    "prefixItems": _schemas,
-    "minItems": lambda choose, depth: choose.randrange(3),
-    "maxItems": lambda choose, depth: choose.randrange(4),
-    "contains": random_schema,
-    "minContains": lambda choose, depth: choose.randrange(3),
-    "maxContains": lambda choose, depth: choose.randrange(1, 3),
-    "unevaluatedItems": lambda choose, depth: choose.choice([False, random_schema(choose, depth)]),
-    "uniqueItems": lambda choose, depth: True,
-    "minimum": lambda choose, depth: choose.choice(NUMBERS),
-    "maximum": lambda choose, depth: choose.choice(NUMBERS),
-    "exclusiveMinimum": lambda choose, depth: choose.choice(NUMBERS),
-    "exclusiveMaximum": lambda choose, depth: choose.choice(NUMBERS),
-    "multipleOf": lambda choose, depth: choose.choice([1, 2, 3, 0.5]),
-    "minLength": lambda choose, depth: choose.randrange(3),
-    "maxLength": lambda choose, depth: choose.randrange(4),
-    "pattern": lambda choose, depth: choose.choice(PATTERNS),
-    "format": lambda choose, depth: "date",
-    "const": lambda choose, depth: random_value(choose),
-    "enum": lambda choose, depth: [random_value(choose) for _ in range(choose.randrange(1, 4))],
-    "allOf": _schemas,
-    "anyOf": _schemas,
-    "oneOf": _schemas,
-    "not": random_schema,
-    "if": random_schema,
+_COMMON: dict[str, Keyword] = {
+    "properties": SchemaMaker.by_name,
+    "patternProperties": SchemaMaker.by_pattern,
+    "additionalProperties": lambda maker, depth: maker.choose.choice([False, maker.schema(depth)]),
+    "required": SchemaMaker.names,
+    "minProperties": SchemaMaker.count,
+    "maxProperties": SchemaMaker.count,
+    "propertyNames": SchemaMaker.schema,
+    "items": SchemaMaker.schema,
+    "minItems": SchemaMaker.count,
+    "maxItems": SchemaMaker.count,
+    "contains": SchemaMaker.schema,
+    "uniqueItems": lambda maker, depth: True,
+    "minimum": SchemaMaker.number,
+    "maximum": SchemaMaker.number,
+    "exclusiveMinimum": SchemaMaker.number,
+    "exclusiveMaximum": SchemaMaker.number,
+    "multipleOf": lambda maker, depth: maker.choose.choice([1, 2, 3, 0.5]),
+    "minLength": SchemaMaker.count,
+    "maxLength": SchemaMaker.count,
+    "pattern": lambda maker, depth: maker.choose.choice(PATTERNS),
+    "format": lambda maker, depth: "date",
+    "const": lambda maker, depth: random_value(maker.choose),
+    "enum": lambda maker, depth: [random_value(maker.choose) for _ in range(maker.choose.randrange(1, 4))],
+    "allOf": SchemaMaker.schemas,
+    "anyOf": SchemaMaker.schemas,
+    "oneOf": SchemaMaker.schemas,
+    "not": SchemaMaker.schema,
+    "if": SchemaMaker.schema,
 }
+_MODERN: dict[str, Keyword] = _COMMON | {
+    "dependentRequired": lambda maker, depth: {name: maker.names(depth) for name in maker.names(depth)},
+    "dependentSchemas": SchemaMaker.by_name,
+    "unevaluatedProperties": lambda maker, depth: maker.choose.choice([False, maker.schema(depth)]),
+    "prefixItems": SchemaMaker.schemas,
+    "minContains": SchemaMaker.count,
+    "maxContains": lambda maker, depth: maker.choose.randrange(1, 3),
+    "unevaluatedItems": lambda maker, depth: maker.choose.choice([False, maker.schema(depth)]),
+}
+_REFERRING: dict[str, Keyword] = _MODERN | {
+    "$ref": lambda maker, depth: maker.choose.choice(["#", *(f"#/$defs/{name}" for name in DEFINITIONS)]),
+}
+_DRAFT7: dict[str, Keyword] = _COMMON | {
+    "items": lambda maker, depth: maker.choose.choice([maker.schema, maker.schemas])(depth),
+    "additionalItems": lambda maker, depth: maker.choose.choice([False, maker.schema(depth)]),
+    "dependencies": SchemaMaker.dependencies,
+}
+
+
+def refers_to_itself(document: Any) -> bool:
+    """Whether a reference leads back to its own schema without a property or an item in between: jsonschema has no end there."""
+
+    def leads_back(schema: Any, above: tuple[str, ...]) -> bool:
+        if not isinstance(schema, dict):
+            return False
+        reference = schema.get("$ref")
+        if reference in above:
+            return True
+        inner = [schema[keyword] for keyword in ("not", "if", "then", "else") if keyword in schema]
+        inner += [part for keyword in ("allOf", "anyOf", "oneOf") for part in schema.get(keyword, ())]
+        inner += schema.get("dependentSchemas", {}).values()
+        if any(leads_back(part, above) for part in inner):
+            return True
+        return reference is not None and leads_back(_target(document, reference), (*above, reference))
+
+    places = ["#", *(f"#/$defs/{name}" for name in DEFINITIONS)]
+    return any(leads_back(_target(document, place), (place,)) for place in places)
+
+
+def _target(document: Any, reference: str) -> Any:
+    return document if reference == "#" else document["$defs"][reference.rpartition("/")[2]]
 
 
 def new_matcher(lark: str) -> LLMatcher:
@@ -141,9 +215,9 @@ def random_output(lark: str, choose: random.Random, most: int = 120) -> str | No
     return None
 
 
-def orders(value: Any) -> list[str]:
-    """A value's texts with its properties in every order, up to some dozens."""
-    return [json.dumps(ordered, ensure_ascii=False) for ordered in itertools.islice(_orders(value), 60)]
+def orders(value: Any, most: int = 400) -> Iterator[str]:
+    """A value's texts with its properties in every order, as far as ``most`` go."""
+    return (json.dumps(ordered, ensure_ascii=False) for ordered in itertools.islice(_orders(value), most))
 
 
 def _orders(value: Any) -> Any:
@@ -156,3 +230,41 @@ def _orders(value: Any) -> Any:
             for members in itertools.product(*(list(itertools.islice(_orders(value[name]), 6)) for name in names))
         )
     return iter([value])
+
+
+def odd_text(value: Any, choose: random.Random) -> str:
+    """A value's text as few would write it: names escaped, numbers in other forms, properties repeated."""
+    match value:
+        case dict():
+            members = list(value.items())
+            if members and choose.random() < 0.4:
+                members.insert(choose.randrange(len(members) + 1), (choose.choice(members)[0], random_value(choose, 1)))
+            return "{" + ",".join(f"{_odd_string(name, choose)}:{odd_text(member, choose)}" for name, member in members) + "}"
+        case list():
+            return "[" + ", ".join(odd_text(item, choose) for item in value) + "]"
+        case str():
+            return _odd_string(value, choose)
+        case bool() | None:
+            return json.dumps(value)
+    form = choose.choice(["{}", "{}", "{}e0", "{}E-00"] + (["{}.0", "{}.00e0", "{}0e-1"] if isinstance(value, int) else ["{}0"]))
+    return form.format(value)
+
+
+def _odd_string(text: str, choose: random.Random) -> str:
+    if choose.random() < 0.4:
+        return '"' + "".join(f"\\u{ord(character):04x}" for character in text) + '"'
+    return json.dumps(text, ensure_ascii=False)
+
+
+def exact_json(text: str, *, first: bool = False) -> Any:
+    """A JSON text with its numbers as written; ``first``: of a repeated property the first value counts, not the last."""
+
+    def collected(members: list[tuple[str, Any]]) -> dict[str, Any]:
+        return dict(reversed(members)) if first else dict(members)
+
+    return json.loads(text, parse_float=_exact_number, object_pairs_hook=collected)
+
+
+def _exact_number(text: str) -> int | Decimal:
+    number = Decimal(text)
+    return int(number) if abs(number.adjusted()) < 400 and number == number.to_integral_value() else number

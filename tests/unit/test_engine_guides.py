@@ -311,7 +311,7 @@ def test_a_failure_after_the_start_is_found_by_the_last_check(workers: Workers) 
     async def scenario() -> None:
         desk = workers.desk()
         async with desk.guide("g") as ticket:
-            workers.table.count_step(ticket, 7)
+            workers.table.count_step([ticket], 7)
             assert (desk.check(ticket).steps, desk.check(ticket).wait_ns) == (1, 7)
             workers.table.fail(ticket, Failure.DEAD_END, "at step 2")
             with pytest.raises(DeadEndError, match="at step 2"):

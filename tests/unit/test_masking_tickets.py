@@ -43,7 +43,7 @@ def test_records_stand_apart(table: TicketTable) -> None:
 def test_an_outcome_counts_steps_sums_waits_and_keeps_the_longest(table: TicketTable) -> None:
     ticket = table.open(0)
     for wait_ns in (5, 2**40, 7):
-        table.count_step(ticket, wait_ns)
+        table.count_step([ticket], wait_ns)
     for _ in range(2):
         table.count_resumption(ticket)
     assert table.outcome(ticket) == Outcome(Failure.NONE, "", steps=3, resumed=2, wait_ns=2**40 + 12, longest_wait_ns=2**40)
@@ -95,11 +95,11 @@ def test_processes_see_each_others_writes(table: TicketTable) -> None:
 def answer(path: Path, tickets: list[Ticket]) -> None:
     """A worker of its own: writes to the first ticket, and to the second once this side has."""
     table = TicketTable(path)
-    table.count_step(tickets[0], 9)
+    table.count_step([tickets[0]], 9)
     table.fail(tickets[0], Failure.TOO_COMPLEX, "by the other process")
     table.mark_ready(tickets[0], 7)
     wait_until(lambda: table.outcome(tickets[1]).message == "by this process", seconds=60)
-    table.count_step(tickets[1], 1)
+    table.count_step([tickets[1]], 1)
 
 
 def test_a_table_outlives_its_file_where_it_is_open() -> None:
@@ -135,6 +135,6 @@ def test_an_office_gives_no_ticket_to_two_threads() -> None:
 
 def write_all(table: TicketTable, ticket: Ticket) -> None:
     table.mark_ready(ticket, 2)
-    table.count_step(ticket, 4)
+    table.count_step([ticket], 4)
     table.count_resumption(ticket)
     table.fail(ticket, Failure.INTERNAL, "broken")

@@ -27,7 +27,8 @@ from ananke_server.masking.tokenizer import model_tokenizer
 
 HERE = Path(__file__).parent
 SECONDS, MIB = 2.0, 200
-# What a loaded machine may add.
+MOST_SECONDS = 2 * SECONDS
+"""On a machine that is busy with other things."""
 MARGIN = 1.5
 
 
@@ -36,8 +37,7 @@ def chain(rules: int) -> str:
 
 
 BOMBS: dict[str, tuple[dict[str, Any], str]] = {
-    "much time": ({"do": "spin", "seconds": 60}, "more than 2 s"),
-    "no time of the processor": ({"do": "sleep", "seconds": 60}, "more than 2 s"),
+    "much time": ({"do": "spin", "seconds": 60}, "more than 2 s of processor time|more than 4 s"),
     "much memory in Python": ({"do": "hoard", "mib": 1000}, "more than 200 MiB"),
     "much memory in Rust": ({"json_schema": {"type": "array", "minItems": 10**9}}, "more than 200 MiB"),
     "a deep grammar": ({"lark": chain(20_000)}, "SIGSEGV"),
@@ -101,7 +101,11 @@ def test_a_bomb_is_refused_in_time_and_the_next_compilation_works(sandbox: Sandb
     [error] = compiled.report.errors
     assert error.code == ErrorCode.CONSTRAINT_TOO_LARGE
     assert re.search(words, error.message), error.message
-    assert seconds < SECONDS + MARGIN
+    assert seconds < MOST_SECONDS + MARGIN
+    assert sandbox.killed == 1
+    again, seconds = ask(sandbox, request)
+    assert again == compiled
+    assert seconds < 0.5, "a bomb that is known is not compiled again"
     assert sandbox.killed == 1
     after, seconds = ask(sandbox, {"json_schema": {"type": "integer"}})
     assert after.report.accepted
@@ -132,39 +136,62 @@ def test_a_bomb_stays_within_its_memory(patient_sandbox: SandboxedCompiler) -> N
     assert base + (MIB << 20) / 2 < most < base + (MIB + 40 << 20)
 
 
+def bomb(number: int, seconds: float = 60) -> dict[str, Any]:
+    return {"do": "spin", "seconds": seconds, "number": number}
+
+
 def test_nobody_waits_for_bombs(sandbox: SandboxedCompiler) -> None:
-    with ThreadPoolExecutor(6) as threads:
-        bombs = [threads.submit(ask, sandbox, {"do": "sleep", "seconds": 60}) for _ in range(6)]
+    with ThreadPoolExecutor(4) as threads:
+        bombs = [threads.submit(ask, sandbox, bomb(number)) for number in range(4)]
         latencies = []
         while not all(bomb.done() for bomb in bombs):
-            compiled, seconds = ask(sandbox, {"json_schema": {"type": "integer"}})
+            compiled, seconds = ask(sandbox, {"json_schema": {"const": len(latencies)}})
             assert compiled.report.accepted
             latencies.append(seconds)
-        assert all(bomb.result()[0].report.errors for bomb in bombs)
-        slowest = max(bomb.result()[1] for bomb in bombs)
+        results = [bomb.result() for bomb in bombs]
+    assert [result.report.errors[0].code for result, _ in results] == [ErrorCode.CONSTRAINT_TOO_LARGE] * 4
+    assert max(seconds for _, seconds in results) < MOST_SECONDS + MARGIN, "four are compiled at once"
+    assert sandbox.killed == 4
     latencies.sort()
     assert len(latencies) > 50
     assert latencies[len(latencies) // 2] < 0.1
-    assert latencies[-1] < 1.0, "six bombs take three rounds of 0.1 s in the quick lane's two places"
-    assert slowest < 3 * SECONDS + MARGIN, "and three of the slow one's"
-    assert sandbox.killed == 6
+    assert latencies[int(len(latencies) * 0.99)] < 0.6, "half of it with nobody else on the machine"
 
 
 def test_what_is_slow_but_within_its_time_gets_it(sandbox: SandboxedCompiler) -> None:
-    with ThreadPoolExecutor(4) as threads:
-        slow = [threads.submit(ask, sandbox, {"do": "sleep", "seconds": 0.6}) for _ in range(4)]
+    with ThreadPoolExecutor(6) as threads:
+        slow = [threads.submit(ask, sandbox, bomb(number, 0.4)) for number in range(6)]
         assert all(call.result()[0].report.accepted for call in slow), "those killed for their place are compiled in their turn"
     assert sandbox.killed == 0
 
 
+def test_what_has_no_time_of_the_processor_is_overload(sandbox: SandboxedCompiler) -> None:
+    begun = time.monotonic()
+    with pytest.raises(OverloadedError, match="too busy"):
+        ask(sandbox, {"do": "sleep", "seconds": 60})
+    assert time.monotonic() - begun < MOST_SECONDS + MARGIN
+    assert sandbox.killed == 0
+
+
+def test_a_busy_machine_does_not_make_a_small_constraint_a_slow_one(sandbox: SandboxedCompiler) -> None:
+    burners = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(4 * len(os.sched_getaffinity(0)))]
+    try:
+        with ThreadPoolExecutor(16) as threads:
+            calls = [threads.submit(ask, sandbox, bomb(number, 0.03)) for number in range(64)]
+            assert all(call.result()[0].report.accepted for call in calls)
+    finally:
+        for burner in burners:
+            burner.kill()
+            burner.wait()
+
+
 def test_more_than_the_queues_take_is_overload(sandbox: SandboxedCompiler) -> None:
     with ThreadPoolExecutor(20) as threads:
-        calls = [threads.submit(ask, sandbox, {"do": "sleep", "seconds": 60}) for _ in range(20)]
+        calls = [threads.submit(ask, sandbox, bomb(number)) for number in range(20)]
         faults = [call.exception() for call in calls]
-    overloaded = [fault for fault in faults if fault is not None]
-    assert all(isinstance(fault, OverloadedError) for fault in overloaded)
-    # Two were in the slow lane and eight before it; more, if those two had been ended when the last came.
-    assert 20 - 2 - 8 - 4 <= len(overloaded) <= 20 - 2 - 8
+    overloaded = [fault for fault in faults if isinstance(fault, OverloadedError) and "are waiting" in fault.message]
+    # Four were in the slow lane and eight before it; more, if those four had been ended when the last came.
+    assert 20 - 4 - 8 - 4 <= len(overloaded) <= 20 - 4 - 8
     assert ask(sandbox, {"do": "nothing"})[0].report.accepted
 
 
@@ -317,6 +344,6 @@ class TestRealCompiler:
         grammar = "start: " + " | ".join(f'"k{number}x"' for number in range(50_000))
         begun = time.monotonic()
         compiled = compiler.compile(json.dumps({"type": "grammar", "syntax": "lark", "grammar": grammar}))
-        assert time.monotonic() - begun < Limits().compile_seconds + MARGIN
+        assert time.monotonic() - begun < 2 * Limits().compile_seconds + MARGIN
         assert compiled.report.errors[0].code == ErrorCode.CONSTRAINT_TOO_LARGE
         assert compiler.compile('{"type": "regex", "pattern": "a"}').report.accepted

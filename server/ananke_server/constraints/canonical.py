@@ -1,7 +1,8 @@
 """The canonical form of constraints: one text for all that differ in white space and in key order without a meaning.
 
 Key order has a meaning where it shapes the output: properties are written in their schema's order, and so are the objects of
-``const`` and ``enum``. It is kept there, and within keywords that are not known, which a ``$ref`` may point into.
+``const`` and ``enum``. It is kept there, and within keywords that are not known, which a ``$ref`` may point into. Schemas are
+compiled from this form, so that a grammar depends on nothing else.
 """
 
 from __future__ import annotations
@@ -60,7 +61,7 @@ def _constraint(value: Any) -> Any:
 def _field(name: str, value: Any) -> Any:
     # The flat form has a schema as its "json_schema".
     if name in ("schema", "json_schema"):
-        return _schema(value)
+        return canonical_schema(value)
     if name == "constraints" and isinstance(value, list):
         return [_constraint(part) for part in value]
     if isinstance(value, list):
@@ -72,7 +73,8 @@ def _sorted_object(value: Any) -> Any:
     return {name: value[name] for name in sorted(value)} if isinstance(value, dict) else value
 
 
-def _schema(schema: Any) -> Any:
+def canonical_schema(schema: Any) -> Any:
+    """A schema with its keys in order, but for those whose order has a meaning."""
     if not isinstance(schema, dict):
         return schema
     return {name: _keyword(name, schema[name]) for name in sorted(schema)}
@@ -80,15 +82,15 @@ def _schema(schema: Any) -> Any:
 
 def _keyword(name: str, value: Any) -> Any:
     if isinstance(value, list):
-        return [_schema(part) for part in value] if name in _SCHEMAS else value
+        return [canonical_schema(part) for part in value] if name in _SCHEMAS else value
     if not isinstance(value, dict):
         return value
     if name in _SCHEMA:
-        return _schema(value)
+        return canonical_schema(value)
     if name in _SCHEMA_OF_NAME:
-        return {key: _schema(value[key]) for key in sorted(value)}
+        return {key: canonical_schema(value[key]) for key in sorted(value)}
     if name in _SCHEMA_OF_NAME_IN_ORDER:
-        return {key: _schema(part) for key, part in value.items()}
+        return {key: canonical_schema(part) for key, part in value.items()}
     return value
 
 

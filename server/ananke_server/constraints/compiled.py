@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from dataclasses import dataclass
 
 from llguidance import LLTokenizer
 
 from ananke_client.constraint import Constraint
 from ananke_client.report import ConstraintReport
+from ananke_server.constraints.canonical import constraint_key
 from ananke_server.constraints.complaints import diagnostic_of
 from ananke_server.constraints.grammars import plan_of
 from ananke_server.constraints.limits import Limits
@@ -83,8 +82,3 @@ class Compiler:
         if matcher.is_error():
             raise Refusal([diagnostic_of(constraint, matcher.error_text())])
 
-
-def constraint_key(constraint: Constraint) -> str:
-    """SHA-256 of the constraint as compact JSON. A schema's key order is kept: the mask writes properties in that order."""
-    canonical = json.dumps(constraint.model_dump(by_alias=True), separators=(",", ":"), ensure_ascii=False)
-    return "sha256:" + hashlib.sha256(canonical.encode("utf-8", errors="surrogatepass")).hexdigest()

@@ -20,6 +20,7 @@ from ananke_client.constraint import (
 )
 from ananke_client.errors import ErrorCode
 from ananke_client.report import Diagnostic
+from ananke_server.constraints.canonical import canonical_schema
 from ananke_server.constraints.composite import composite_plan
 from ananke_server.constraints.fragments import Fragment, terminal
 from ananke_server.constraints.gbnf import gbnf_plan
@@ -59,7 +60,9 @@ def plan_of(constraint: Constraint, limits: Limits) -> Plan:
 
 
 def _json_schema(constraint: JsonSchemaConstraint, limits: Limits) -> Plan:
-    compiled = schema_grammar(constraint.schema_, whitespace=constraint.whitespace, unsupported=constraint.unsupported, limits=limits)
+    compiled = schema_grammar(
+        canonical_schema(constraint.schema_), whitespace=constraint.whitespace, unsupported=constraint.unsupported, limits=limits
+    )
     return Plan(
         (Fragment(compiled.lark, "json"),),
         warnings=tuple(compiled.warnings),

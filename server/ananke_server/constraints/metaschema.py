@@ -9,7 +9,8 @@ from typing import Any
 import jsonschema_rs
 from jsonschema_rs import ValidationError, ValidationErrorKind
 
-from ananke_server.judging.validator import Schema, validator_class
+from ananke_server.drafts import Schema
+from ananke_server.judging.validator import validator_class
 
 MAX_FAULTS = 32
 
@@ -23,7 +24,7 @@ _META_SCHEMAS = {
 
 
 def metaschema_faults(schema: Schema) -> list[tuple[list[str | int], str]]:
-    """Path and message of each violation of the meta-schema of the schema's draft (2020-12 where ``$schema`` names none), at most 32.
+    """Path and message of each violation of the meta-schema of the schema's draft, at most 32.
 
     Formats are not asserted there, so patterns and references are not read. Costs some 60 microseconds for a valid schema of 20
     properties. The schema nests at most some hundred levels.

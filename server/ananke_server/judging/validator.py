@@ -10,10 +10,9 @@ from typing import Any
 import jsonschema_rs
 from jsonschema_rs import Draft202012Validator, EmailOptions, FancyRegexOptions, RegexOptions, ValidationError, ValidationErrorKind
 
+from ananke_server.drafts import Draft, Schema, UnknownDraft, draft_of
 from ananke_server.judging.preparation import prepared
 from ananke_server.judging.reading import readings
-
-Schema = dict[str, Any] | bool
 
 KNOWN_FORMATS = frozenset(
     {
@@ -46,7 +45,7 @@ class Unjudgeable(ValueError):
 
 
 class Validator:
-    """A complete validator of one schema, by the draft that its ``$schema`` names (2020-12 where it names none).
+    """A complete validator of one schema, by the draft that its ``$schema`` names (see ``drafts``).
 
     References reach within the schema and to its draft's own meta-schema. Of formats those given are asserted, in every draft,
     and all others are annotations.
@@ -100,10 +99,21 @@ class Validator:
         return None
 
 
+_CLASSES: dict[Draft, type[jsonschema_rs.Validator]] = {
+    Draft.D4: jsonschema_rs.Draft4Validator,
+    Draft.D6: jsonschema_rs.Draft6Validator,
+    Draft.D7: jsonschema_rs.Draft7Validator,
+    Draft.D2019: jsonschema_rs.Draft201909Validator,
+    Draft.D2020: jsonschema_rs.Draft202012Validator,
+}
+
+
 def validator_class(schema: Schema) -> type[jsonschema_rs.Validator]:
-    """The library's class for the draft of a schema: 4, 6, 7, 2019-09 or 2020-12, and 2020-12 where ``$schema`` names none of them."""
-    named = isinstance(schema, dict) and isinstance(schema.get("$schema"), str)
-    return jsonschema_rs.validator_cls_for(schema) if named else Draft202012Validator
+    """The library's class for the draft of a schema; that of 2020-12 where ``$schema`` names one that is not known."""
+    try:
+        return _CLASSES[draft_of(schema)]
+    except UnknownDraft:
+        return Draft202012Validator
 
 
 @lru_cache(maxsize=8)

@@ -11,6 +11,7 @@ from llguidance import LLExecutor, LLMatcher
 from numpy.typing import NDArray
 
 from ananke_server.masking.guides import Guide, GuideStore
+from ananke_server.masking.stage_times import StageTimes
 
 
 class RowRequest(NamedTuple):
@@ -32,6 +33,7 @@ class GuidedBatch:
         self.store = store
         self.words = (store.tokenizer.vocab_size + 31) // 32
         self.slots: dict[int, Guide] = {}
+        self.stages = StageTimes.from_environment()
         self._executor = LLExecutor(threads) if threads > 1 else None
         self._leaf_masks = np.zeros((0, self.words), dtype=np.int32)
         self._eos_only = np.zeros(self.words, dtype=np.uint32)
@@ -78,11 +80,12 @@ class GuidedBatch:
         started = time.perf_counter_ns()
         guided = [(request, guide) for request in requests if (guide := self.slots.get(request.slot)) is not None]
         self._consume([(guide, request.new_tokens) for request, guide in guided])
+        self.stages.lap("consume")
         self._compute([guide for _, guide in guided], bitmask)
+        self.stages.lap("compute")
         if self.store.counts:
-            wait_ns = time.perf_counter_ns() - started
-            for _, guide in guided:
-                self.store.table.count_step(guide.ticket, wait_ns)
+            self.store.table.count_step([guide.ticket for _, guide in guided], time.perf_counter_ns() - started)
+        self.stages.lap("count")
         return [request.row for request, _ in guided]
 
     def _consume(self, advances: list[tuple[Guide, Sequence[int]]]) -> None:

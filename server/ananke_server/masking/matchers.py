@@ -19,7 +19,12 @@ POOLED_MATCHERS = 256
 def new_matcher(tokenizer: LLTokenizer, grammar: str, lexer_states: int = MAX_LEXER_STATES) -> LLMatcher:
     """A matcher at its grammar's start. Costs 1 to 3 ms, outside the GIL; faults show as ``is_error()``."""
     limits = LLParserLimits(max_lexer_states=lexer_states, verbose_errors=False)
-    return LLMatcher(tokenizer, grammar, log_level=0, limits=limits)
+    matcher = LLMatcher(tokenizer, grammar, log_level=0, limits=limits)
+    if matcher.is_error() and "precomputation failed" in matcher.get_error():
+        # Its first masks take longer then.
+        limits = LLParserLimits(max_lexer_states=lexer_states, verbose_errors=False, precompute_large_lexemes=False)
+        matcher = LLMatcher(tokenizer, grammar, log_level=0, limits=limits)
+    return matcher
 
 
 def grammar_key(grammar: str) -> str:

@@ -12,6 +12,11 @@ from llguidance import LLTokenizer
 if TYPE_CHECKING:
     from vllm.config import ModelConfig
 
+_IN_STRING = r'[^"\\\x00-\x1F\x7F]'
+SLICES = [r"[\x20\x0A\x0D\x09]+", *(f"{_IN_STRING}{{1,{length}}}" for length in (1, 2, 3, 4, 5, 6, 8, 10, 15, 30)), f"{_IN_STRING}+"]
+"""Sets of tokens that llguidance admits at once where the grammar does. Its own go from 10 characters to 30 and on; with short ones
+too, the masks of bounded strings take 0.7 of the time in the mean and 0.6 at the 99th percentile (151,646 tokens, one core)."""
+
 
 def load_tokenizer(model_config: ModelConfig) -> LLTokenizer:
     """The tokenizer of a model as vLLM is configured to load it, with all the tokens that end its output as EOS.
@@ -34,7 +39,7 @@ class TokenizerSource:
 
     def load(self) -> LLTokenizer:
         """The tokenizer. Costs about half a second for 50,000 tokens."""
-        return LLTokenizer(self.text, eos_token=list(self.ends))
+        return LLTokenizer(self.text, eos_token=list(self.ends), slices=SLICES)
 
 
 def tokenizer_source(name: str, revision: str | None = None, eos_tokens: tuple[int, ...] = ()) -> TokenizerSource:

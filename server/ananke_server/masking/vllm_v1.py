@@ -58,9 +58,14 @@ class LlguidanceV1(LogitsProcessor):
         """Consume what the last step sampled, fill this step's masks and apply them, in place."""
         if not self._batch.slots:
             return logits
+        stages = self._batch.stages
+        stages.begin()
         rows = [row for row in sorted(self._batch.slots) if row < logits.shape[0]]
         requests = [RowRequest(row, row, _new_tokens(self._batch.slots[row])) for row in rows]
-        self._bitmask.apply(logits, self._batch.fill(requests, self._bitmask.next()))
+        bitmask = self._bitmask.next()
+        stages.lap("gather")
+        self._bitmask.apply(logits, self._batch.fill(requests, bitmask))
+        stages.lap("apply")
         return logits
 
 

@@ -47,7 +47,9 @@ class LlguidanceV2(LogitsProcessor):
         """Start copying the newest tokens to the host, behind the last step's sampling on the stream."""
         self._batch.forget_released()
         if self._batch.slots:
+            self._batch.stages.begin()
             self._newest.fetch(list(self._batch.slots))
+            self._batch.stages.lap("fetch")
 
     def apply(self, logits: torch.Tensor, ctx: LogitsContext) -> torch.Tensor:
         """Consume what the last step sampled, fill this step's masks and apply them, in place."""
@@ -56,9 +58,18 @@ class LlguidanceV2(LogitsProcessor):
         if not rows:
             return logits
         assert logits.shape[0] == len(slots), "speculative decoding is refused at start"
+        stages = self._batch.stages
+        stages.begin()
+        stages.mark_forward()
         newest = self._newest.wait()
+        stages.lap("last_token")
         requests = [RowRequest(row, slot, self._new_tokens(slot, *newest[slot])) for row, slot in rows]
-        self._bitmask.apply(logits, self._batch.fill(requests, self._bitmask.next()))
+        bitmask = self._bitmask.next()
+        stages.lap("gather")
+        masked = self._batch.fill(requests, bitmask)
+        stages.mark_masks()
+        self._bitmask.apply(logits, masked)
+        stages.lap("apply")
         return logits
 
     def _new_tokens(self, slot: int, length: int, token: int) -> list[int]:

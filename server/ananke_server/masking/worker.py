@@ -27,6 +27,7 @@ EXTRA_ARGS_KEY = "ananke"
 """The key of a constrained request's ``SamplingParams.extra_args``."""
 
 _store: GuideStore | None = None
+_batch: GuidedBatch | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,10 +74,15 @@ class WorkerExtension:
         for index, generation in release:
             store.release(Ticket(index, generation))
 
+    def ananke_stage_times(self) -> dict[str, dict[str, float]]:
+        """What the steps' stages took since the last call; empty where ``ANANKE_STAGE_TIMES`` is not set."""
+        assert _batch is not None, "the logits processor has not been made"
+        return _batch.stages.take()
+
 
 def make_batch(config: VllmConfig) -> GuidedBatch:
     """The batch of a logits processor, made once in each worker process."""
-    global _store
+    global _store, _batch
     parallel = config.parallel_config
     ranks = parallel.world_size
     table = TicketTable(Path(os.environ[TICKETS_VARIABLE]))
@@ -89,7 +95,8 @@ def make_batch(config: VllmConfig) -> GuidedBatch:
         counts=parallel.rank == first_sampling_rank,
         lexer_states=int(os.environ.get(LEXER_STATES_VARIABLE, MAX_LEXER_STATES)),
     )
-    return GuidedBatch(_store, threads=mask_threads(ranks))
+    _batch = GuidedBatch(_store, threads=mask_threads(ranks))
+    return _batch
 
 
 def worker_store() -> GuideStore:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import logging
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,6 +28,9 @@ logger = logging.getLogger(__name__)
 
 # They wait for the sandbox, mostly.
 _THREADS = 64
+_ARENAS = 2
+_M_ARENA_MAX = -8
+"""Of glibc's ``malloc.h``."""
 _NOT_KEPT = frozenset((ErrorCode.OVERLOADED, ErrorCode.INTERNAL))
 
 
@@ -38,6 +43,7 @@ class TritonPythonModel:
     def initialize(self, args: dict[str, str]) -> None:
         """Start the sandbox, or join that of another instance; the model is ready when this returns."""
         settings = load_settings()
+        _limit_arenas()
         self._compiler = make_compiler(settings)
         self._compiler.start()
         self._seal = Seal.shared()
@@ -124,6 +130,12 @@ class Answer:
         return 1024 + len(self.report[0]) + len(self.compiled[0])
 
 
+def _limit_arenas() -> None:
+    """Let glibc's threads share what they free: an arena for each keeps large constraints' memory, 60 MiB more after 6,000 odd ones."""
+    with suppress(AttributeError):
+        ctypes.CDLL(None).mallopt(_M_ARENA_MAX, _ARENAS)
+
+
 def _response(request: Any, answer: Answer) -> Any:
     tensors = [pb_utils.Tensor("constraint_report", answer.report)]
     if "compiled" in request.requested_output_names():
@@ -137,10 +149,10 @@ def _send(sender: Any, response: Any) -> None:
 
 def _digest(tensor: Any) -> bytes | None:
     """The SHA-256 of a tensor of one text; None for any other."""
-    values = tensor.as_numpy().reshape(-1)
-    if len(values) != 1 or not isinstance(values[0], bytes):
+    values = tensor.as_numpy()
+    if values.size != 1 or not isinstance(value := values.item(), bytes):
         return None
-    return hashlib.sha256(values[0]).digest()
+    return hashlib.sha256(value).digest()
 
 
 def _array(data: bytes) -> np.ndarray[Any, Any]:

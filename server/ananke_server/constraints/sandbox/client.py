@@ -8,7 +8,6 @@ import shutil
 import socket
 import subprocess
 import sys
-import tempfile
 import threading
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ from ananke_client.report import ConstraintReport, Diagnostic
 from ananke_server.constraints.compiled import CompiledConstraint
 from ananke_server.constraints.limits import Limits
 from ananke_server.constraints.sandbox import frames
-from ananke_server.constraints.sandbox.folder import SOCKET, locked, shared_folder
+from ananke_server.constraints.sandbox.folder import SOCKET, locked, own_folder, shared_folder
 from ananke_server.constraints.sandbox.options import SandboxOptions
 
 START_SECONDS = 300.0
@@ -44,7 +43,7 @@ class SandboxedCompiler:
         """``shared``: with the other processes of the same parent that give the same arguments."""
         self._options = SandboxOptions(model, revision, limits or Limits(), workers)
         self._shared = shared
-        self._folder = shared_folder(self._options.to_text()) if shared else Path(tempfile.mkdtemp(prefix="ananke-sandbox-"))
+        self._folder = shared_folder(self._options.to_text()) if shared else own_folder()
         self._socket = self._folder / SOCKET
         self._idle: list[socket.socket] = []
         self._lock = threading.Lock()

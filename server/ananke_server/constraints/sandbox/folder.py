@@ -5,11 +5,13 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
+import secrets
 import stat
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from ananke_server.ownership import owned_path
 
 SOCKET = "socket"
 """The name of the socket in the folder."""
@@ -17,11 +19,13 @@ SOCKET = "socket"
 
 def shared_folder(options: str) -> Path:
     """The folder that processes with the same options have in common, if one parent has started them: a Triton server its models."""
-    # With its start time the parent's number is not used twice.
-    parent = os.getppid()
-    started = Path(f"/proc/{parent}/stat").read_text().rpartition(")")[2].split()[19]
     digest = hashlib.sha256(options.encode()).hexdigest()[:16]
-    return Path(tempfile.gettempdir()) / f"ananke-sandbox-{os.getuid()}-{parent}-{started}-{digest}"
+    return owned_path("sandbox", os.getppid(), f"-{digest}")
+
+
+def own_folder() -> Path:
+    """A folder of this process alone."""
+    return owned_path("sandbox", os.getpid(), f"-{secrets.token_hex(8)}")
 
 
 @contextmanager

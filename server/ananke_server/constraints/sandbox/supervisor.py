@@ -1,7 +1,8 @@
 """The supervisor: lets workers compile what clients send, and ends those that take too much.
 
-Two lanes, so that nobody waits for a bomb. Every text starts in the quick one, whose places come free after ``QUICK_SECONDS``
-at the latest; what takes longer goes on in the slow lane where that has a place free, else is killed and starts again in its turn.
+Two lanes, so that nobody waits for a bomb. Every text starts in the quick one, for at most ``QUICK_SECONDS`` of processor time;
+what takes longer goes on in the slow lane where that has a place free, else is killed and starts again in its turn. Processor
+time decides, since on a busy machine a small constraint may take long; the wall bounds what is held up by nothing but the machine.
 """
 
 from __future__ import annotations
@@ -16,11 +17,13 @@ import sys
 import traceback
 from collections.abc import Coroutine
 from contextlib import suppress
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 from ananke_client.errors import ErrorCode
 from ananke_client.report import ConstraintReport, Diagnostic
+from ananke_server.constraints.cache import BoundedCache
 from ananke_server.constraints.compiled import Compiler
 from ananke_server.constraints.sandbox import frames
 from ananke_server.constraints.sandbox.folder import SOCKET, locked
@@ -30,10 +33,19 @@ from ananke_server.constraints.sandbox.process import Answer, Death, WorkerProce
 from ananke_server.masking.tokenizer import TokenizerSource, tokenizer_source
 
 QUICK_SECONDS = 0.1
+QUICK_WALL_SECONDS = 1.0
 QUICK_QUEUE = 256
+SLOW_PLACES = 4
+"""At least: more than small machines have cores, since what takes long is mostly refused in the end, and need not be so in turn."""
 SLOW_QUEUE = 8
-"""With two places of two seconds each, the last in the queue waits for eight."""
+WALL = 2.0
+"""What is not compiled after so many times the limit of processor time is ended, however little of it it had."""
+LEAST_SHARE = 0.1
+"""The part of that limit that a constraint must have had to be called too large; with less the server is overloaded."""
+KNOWN_BOMBS = 1024
 FIRST_CLIENT_SECONDS = 30.0
+_TICK_SECONDS = 0.005
+_REFUSAL_BYTES = 1024
 _FIRST_TEXTS = (
     '{"type": "json_schema", "schema": {"type": "object", "properties": {"a": {"type": "string", "format": "date"}}}}',
     '{"type": "regex", "pattern": "[a-z]+"}',
@@ -49,7 +61,8 @@ class Supervisor:
         self._limits = options.limits
         self._spare = options.workers
         self._quick = Lane(options.workers, QUICK_QUEUE)
-        self._slow = Lane(options.workers, SLOW_QUEUE)
+        self._slow = Lane(max(SLOW_PLACES, options.workers), SLOW_QUEUE)
+        self._bombs: BoundedCache[bytes, bytes] = BoundedCache(KNOWN_BOMBS, KNOWN_BOMBS * _REFUSAL_BYTES)
         self._idle: list[WorkerProcess] = []
         self._alive: dict[int, WorkerProcess] = {}
         self._loop = asyncio.get_running_loop()
@@ -61,23 +74,41 @@ class Supervisor:
 
     async def compile(self, text: bytes) -> bytes:
         """The compiled constraint of a text as JSON; a refusal where compiling it had to be ended. Cancelling this ends it too."""
+        digest = sha256(text).digest()
+        if (known := self._bombs.get(digest)) is not None:
+            return known
+        try:
+            return await self._compile(text)
+        except _BombError as bomb:
+            self._bombs.put(digest, _too_large(str(bomb)), _REFUSAL_BYTES)
+            return _too_large(str(bomb), killed=True)
+        except LaneFullError:
+            message = "more constraints are waiting to be compiled than the server takes; try again later"
+            return _refusal(ErrorCode.OVERLOADED, message)
+        except _StarvedError:
+            message = "the server's processors are too busy to compile the constraint; try again later"
+            return _refusal(ErrorCode.OVERLOADED, message)
+
+    async def _compile(self, text: bytes) -> bytes:
         run: _Run | None = None
         try:
             async with self._quick.place():
                 run = self._begin(text)
-                if await run.finished(QUICK_SECONDS):
+                if await run.finished(QUICK_SECONDS, QUICK_WALL_SECONDS):
                     return self._content(run)
                 if not self._slow.free:
                     run.worker.kill()
             async with self._slow.place():
                 run = self._begin(text) if run.worker.killed else run
                 run.worker.yield_cpu()
-                if await run.finished(self._limits.compile_seconds - run.seconds):
+                seconds = self._limits.compile_seconds
+                if await run.finished(seconds, WALL * seconds):
                     return self._content(run, reusable=False)
-            return _too_large(f"compiling it took more than {self._limits.compile_seconds:g} s")
-        except LaneFullError:
-            message = "more constraints are waiting to be compiled than the server takes; try again later"
-            return _refusal(ErrorCode.OVERLOADED, message)
+            if run.cpu_seconds >= seconds:
+                raise _BombError(f"compiling it took more than {seconds:g} s of processor time")
+            if run.cpu_seconds >= LEAST_SHARE * seconds:
+                raise _BombError(f"compiling it took more than {WALL * seconds:g} s")
+            raise _StarvedError
         finally:
             if run is not None and not run.task.done():
                 run.worker.kill()
@@ -97,12 +128,12 @@ class Supervisor:
         """What a run that has finished came to; its worker waits for the next text, or goes."""
         if isinstance(run.task.exception(), frames.FrameTooLargeError):
             run.worker.kill()
-            return _too_large(f"its grammar has more than {frames.MAX_FRAME_BYTES >> 20} MiB")
+            raise _BombError(f"its grammar has more than {frames.MAX_FRAME_BYTES >> 20} MiB")
         outcome = run.task.result()
         if isinstance(outcome, Death):
             if outcome.out_of_memory:
-                return _too_large(f"compiling it took more than {self._limits.compile_mib} MiB")
-            return _too_large(f"compiling it ended the compiler ({outcome.how})")
+                raise _BombError(f"compiling it took more than {self._limits.compile_mib} MiB")
+            raise _BombError(f"compiling it ended the compiler ({outcome.how})")
         if reusable and outcome.fresh and len(self._idle) <= self._spare:
             self._idle.append(run.worker)
         else:
@@ -128,6 +159,14 @@ class Supervisor:
                     self._loop.call_soon(self._fill)
 
 
+class _BombError(Exception):
+    """A compilation took too much, and what of."""
+
+
+class _StarvedError(Exception):
+    """A compilation had too little processor time to say so."""
+
+
 class _Run:
     """A worker at work on a text."""
 
@@ -135,19 +174,26 @@ class _Run:
         self.worker = worker
         self.task: asyncio.Task[Answer | Death] = asyncio.create_task(worker.compile(text))
         self._begun = asyncio.get_running_loop().time()
+        self._cpu_begun = worker.cpu_seconds
 
     @property
-    def seconds(self) -> float:
-        return asyncio.get_running_loop().time() - self._begun
+    def cpu_seconds(self) -> float:
+        """Processor time that the text has had so far."""
+        return self.worker.cpu_seconds - self._cpu_begun
 
-    async def finished(self, seconds: float) -> bool:
-        """Whether it finishes within that time."""
-        await asyncio.wait({self.task}, timeout=max(0.0, seconds))
-        return self.task.done()
+    async def finished(self, cpu_seconds: float, seconds: float) -> bool:
+        """Whether it finishes before it has had so much processor time, and so long after its begin."""
+        end = self._begun + seconds
+        while not self.task.done():
+            left = min(cpu_seconds - self.cpu_seconds, end - asyncio.get_running_loop().time())
+            if left <= 0:
+                return False
+            await asyncio.wait({self.task}, timeout=max(left, _TICK_SECONDS))
+        return True
 
 
-def _too_large(what: str) -> bytes:
-    return _refusal(ErrorCode.CONSTRAINT_TOO_LARGE, f"the constraint is too large: {what}", killed=True)
+def _too_large(what: str, *, killed: bool = False) -> bytes:
+    return _refusal(ErrorCode.CONSTRAINT_TOO_LARGE, f"the constraint is too large: {what}", killed=killed)
 
 
 def _refusal(code: ErrorCode, message: str, *, killed: bool = False) -> bytes:
@@ -253,10 +299,10 @@ def main() -> None:
     else:
         asyncio.run(supervise(listener, options, source))
     # Who connected since then finds this end closed, and starts another sandbox: the lock is for that.
-    with locked(folder):
+    with locked(folder), suppress(FileNotFoundError):
         (folder / SOCKET).unlink(missing_ok=True)
         folder.rmdir()
-        listener.close()
+    listener.close()
 
 
 if __name__ == "__main__":

@@ -95,6 +95,10 @@ def both(first: Alternatives, second: Alternatives) -> Alternatives:
     Raises:
         TooManyAlternatives: there would be more than ``MAX_ALTERNATIVES``.
     """
+    if first is ALWAYS:
+        return second
+    if second is ALWAYS:
+        return first
     if len(first) * len(second) > 16 * MAX_ALTERNATIVES:
         raise TooManyAlternatives
     return _distinct(one & another for one in first for another in second)
@@ -128,6 +132,9 @@ def covering(alternatives: Alternatives, coverage: Coverage) -> Alternatives:
 def _distinct(alternatives: Iterable[Alternative]) -> Alternatives:
     """Without contradictions, repetitions, and alternatives that demand more than another one."""
     found: dict[frozenset[Literal], Alternative] = {}
+    alternatives = list(alternatives)
+    if len(alternatives) == 1 and not alternatives[0].contradicts_itself:
+        return alternatives
     for alternative in alternatives:
         if not alternative.contradicts_itself:
             found.setdefault(frozenset(alternative.literals), alternative)

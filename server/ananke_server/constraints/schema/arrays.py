@@ -6,12 +6,16 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from ananke_server.constraints.schema.counting import Counting, State
 from ananke_server.constraints.schema.document import Goal
-from ananke_server.constraints.schema.parts import ArrayPart, Counter
+from ananke_server.constraints.schema.parts import ArrayPart
 
 if TYPE_CHECKING:
     from ananke_server.constraints.schema.emit import Grammar
 
+
+NESTED = 16
+"""Optional items in one rule; llguidance's parser of grammars takes no deep nesting."""
 
 @dataclass(slots=True)
 class ArrayWriter:
@@ -23,7 +27,7 @@ class ArrayWriter:
 
     def write(self, part: ArrayPart) -> str:
         """The part as an expression of rules and terminals."""
-        body = self._plain(part) if part.counter is None else _Counting(self, part, part.counter).state(0, 0)
+        body = self._plain(part) if part.counter is None else _CountedItems(self, Counting(part, part.counter, self.is_open)).rule((0, 0))
         return self.grammar.enclosed("[", body, "]")
 
     def _plain(self, part: ArrayPart) -> str:
@@ -39,8 +43,8 @@ class ArrayWriter:
                 continue
             item = self.value(prefix[index])
             whole = " ".join(filter(None, (self.grammar.comma if index else "", item, tail)))
-            tail = self.grammar.rule(whole) if index < part.least else f"({whole})?"
-            if len(tail) > 2_000:
+            tail = whole if index < part.least else f"({whole})?"
+            if index % NESTED == 0:
                 tail = self.grammar.rule(tail)
         return tail
 
@@ -59,47 +63,25 @@ class ArrayWriter:
 
 
 @dataclass(slots=True)
-class _Counting:
-    """A rule for each number of items so far, and of those among them that count."""
+class _CountedItems:
+    """A rule for each state of the items that are counted."""
 
     writer: ArrayWriter
-    part: ArrayPart
-    counter: Counter
-    _states: dict[tuple[int, int], str] = field(default_factory=dict)
+    counting: Counting
+    _states: dict[State, str] = field(default_factory=dict)
 
-    def state(self, length: int, count: int) -> str:
-        """The rule of what follows so many items."""
-        part, counter = self.part, self.counter
-        # Beyond these, one item more changes nothing.
-        cap = part.most if part.most is not None else max(1, len(part.prefix), part.least, counter.start)
-        count_cap = counter.least if counter.most is None else counter.most + 1
-        key = (min(length, cap), min(count, count_cap))
-        if key not in self._states:
-            self._states[key] = self.writer.grammar.reserve()
-            self.writer.grammar.rules[self._states[key]] = self._body(*key)
-        return self._states[key]
+    def rule(self, state: State) -> str:
+        """The rule of what follows in a state."""
+        if state not in self._states:
+            self._states[state] = self.writer.grammar.reserve()
+            self.writer.grammar.rules[self._states[state]] = self._body(state)
+        return self._states[state]
 
-    def _body(self, length: int, count: int) -> str:
-        part, counter, writer = self.part, self.counter, self.writer
-        options = []
-        if length >= part.least and count >= counter.least and (counter.most is None or count <= counter.most):
-            options.append('""')
-        goal = part.prefix[length] if length < len(part.prefix) else part.rest
-        if part.most is None or length < part.most:
-            comma = f"{writer.grammar.comma} " if length else ""
-            for item, counted in self._items(goal, length, count):
-                if writer.is_open(item):
-                    options.append(f"{comma}{writer.value(item)} {self.state(length + 1, count + counted)}")
-        # Without an option this state is a dead end, and no other leads to it on the way to a whole array.
-        return " | ".join(options) if options else "/[^\\s\\S]/"
-
-    def _items(self, goal: Goal, length: int, count: int) -> list[tuple[Goal, int]]:
-        if length < self.counter.start:
-            return [(goal, 0)]
-        if self.counter.most is None:
-            enough = count >= self.counter.least
-            return [(goal, 0)] if enough else [(self.part.counting(goal), 1), (goal, 0)]
-        return [(self.part.counting(goal), 1), (self.part.discounting(goal), 0)]
+    def _body(self, state: State) -> str:
+        options = ['""'] if self.counting.is_final(state) else []
+        comma = f"{self.writer.grammar.comma} " if state[0] else ""
+        options += [f"{comma}{self.writer.value(goal)} {self.rule(following)}" for goal, following in self.counting.steps(state)]
+        return " | ".join(options)
 
 
 def repeated(item: str, least: int, most: int | None) -> str:

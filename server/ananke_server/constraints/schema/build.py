@@ -9,12 +9,13 @@ from typing import Any
 from ananke_client.errors import ErrorCode
 from ananke_server.constraints.refusal import refuse
 from ananke_server.constraints.schema.alternatives import Alternative, TooManyAlternatives, both
+from ananke_server.constraints.schema.counting import Counting
 from ananke_server.constraints.schema.document import ANY, Document, Goal, Node, Obligation
 from ananke_server.constraints.schema.expand import TYPES, Expander, JsonType, SelfReference
 from ananke_server.constraints.schema.keywords import type_of
 from ananke_server.constraints.schema.merge import Merger
-from ananke_server.constraints.schema.parts import ArrayPart, Dropped, ObjectPart, Part, StringPart
-from ananke_server.constraints.schema.strings import is_empty
+from ananke_server.constraints.schema.parts import ArrayPart, Dropped, NameClass, ObjectPart, Part, StringPart
+from ananke_server.constraints.schema.strings import is_empty, is_empty_expression, name_expression
 
 MAX_GOALS = 5_000
 LOOK_AHEAD = 8
@@ -127,7 +128,8 @@ class _Builder:
             self._disjoint[key] = False
             try:
                 together = both(self.expander.node(first, True, type_), self.expander.node(second, True, type_))
-                self._disjoint[key] = not any(self._merger.merge(alternative, type_) for alternative in together)
+                parts = (part for alternative in together for part in self._merger.merge(alternative, type_))
+                self._disjoint[key] = all(isinstance(part, StringPart) and part.whole and is_empty(part) for part in parts)
             except TooManyAlternatives:
                 return False
             except SelfReference:
@@ -182,6 +184,8 @@ def _is_fulfilled(part: Part, fulfilled: set[Goal]) -> bool:
                 goals = [part.counting(goal) for goal in (*part.prefix, part.rest)]
                 if not any(goal in fulfilled for goal in goals):
                     return False
+            if part.counter is not None:
+                return Counting(part, part.counter, fulfilled.__contains__).is_alive((0, 0))
             demanded = part.prefix[: part.least] + ([part.rest] if part.least > len(part.prefix) else [])
             return all(goal in fulfilled for goal in demanded)
         case ObjectPart():
@@ -190,8 +194,16 @@ def _is_fulfilled(part: Part, fulfilled: set[Goal]) -> bool:
             if part.witness is not None and part.witness.goal not in fulfilled:
                 return False
             named = sum(goal in fulfilled for goal in part.properties.values())
-            return named >= part.least or any(other.goal in fulfilled for other in part.others)
+            if part.witness is not None and not _has_name(part, part.witness):
+                return False
+            if named >= part.least and not part.least_others:
+                return True
+            return any(other.goal in fulfilled and _has_name(part, other) for other in part.others)
     return True
+
+
+def _has_name(part: ObjectPart, names: NameClass) -> bool:
+    return not is_empty_expression(name_expression(names, part.names, part.taken))
 
 
 def _reachable_from(root: Goal, parts: dict[Goal, list[Part]]) -> dict[Goal, list[Part]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterator
+from functools import lru_cache
 from itertools import islice
 from typing import Any
 
@@ -14,21 +15,17 @@ from ananke_server.constraints.metaschema import metaschema_faults
 from ananke_server.constraints.refusal import Refusal, pointer_of, refuse
 from ananke_server.constraints.schema import formats
 from ananke_server.constraints.schema.build import Definitions
-from ananke_server.constraints.schema.document import Document, Draft, Schema, draft_of
+from ananke_server.constraints.schema.document import Document, known_draft
 from ananke_server.constraints.schema.keywords import type_of
 from ananke_server.constraints.schema.parts import ValuesPart
+from ananke_server.drafts import CHILD, CHILDREN, CHILDREN_BY_NAME, Draft, Schema, subschemas
 
 MAX_FAULTS = 32
 MAX_DIGITS = 400
+MAX_LENGTH = 2**31 - 1
+"""The largest ``minLength`` or ``maxLength``; llguidance counts repetitions in 32 bits."""
 
 _ARRAY_BOUNDS = ("minItems", "maxItems", "minContains", "maxContains", "minProperties", "maxProperties")
-
-_CHILD = (
-    *("additionalProperties", "additionalItems", "items", "contains", "propertyNames", "not", "if", "then", "else"),
-    *("unevaluatedProperties", "unevaluatedItems"),
-)
-_CHILDREN = ("allOf", "anyOf", "oneOf", "prefixItems", "items")
-_CHILD_MAPS = ("properties", "patternProperties", "dependentSchemas", "dependencies", "$defs", "definitions")
 
 _ANNOTATIONS = frozenset(
     (
@@ -41,7 +38,7 @@ _ASSERTIONS = frozenset(
     (
         *("type", "enum", "const", "multipleOf", "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"),
         *("minLength", "maxLength", "pattern", "uniqueItems", "required", "dependentRequired", *_ARRAY_BOUNDS),
-        *(*_CHILD, *_CHILDREN, *_CHILD_MAPS),
+        *(*CHILD, *CHILDREN, *CHILDREN_BY_NAME),
     )
 )
 _SINCE = {
@@ -69,7 +66,7 @@ def check_schema(schema: Schema, limits: Limits) -> None:
         raise refuse(ErrorCode.INVALID_CONSTRAINT, message, pointer="/schema/x-guidance", hint="remove it")
     if not isinstance(schema.get("$schema", ""), str):
         raise refuse(ErrorCode.INVALID_CONSTRAINT, "$schema is a URI", pointer="/schema/$schema")
-    draft_of(schema)
+    known_draft(schema)
     faults = [
         Diagnostic(code=ErrorCode.INVALID_CONSTRAINT, message=message[:300], pointer=pointer_of(("schema", *path)))
         for path, message in metaschema_faults(schema)
@@ -83,7 +80,7 @@ def contradictions(schema: Schema) -> list[Diagnostic]:
     return [
         Diagnostic(code=ErrorCode.INVALID_CONSTRAINT, message=message, pointer=pointer)
         for path, part in islice(subschemas(schema), 10_000)
-        for pointer, message in _contradictions(pointer_of(path), part)
+        for pointer, message in _contradictions(pointer_of(("schema", *path)), part)
     ][:MAX_FAULTS]
 
 
@@ -91,28 +88,11 @@ def warnings_of(document: Document, definitions: Definitions) -> list[Diagnostic
     """What is legal in a schema, but surely not meant, and what its grammar leaves out."""
     found = [Diagnostic(code="narrowed", message=one.reason, pointer=one.origin) for one in definitions.narrowed()]
     for path, part in subschemas(document.root):
-        found.extend(_suspicions(pointer_of(path), part, document))
+        found.extend(_suspicions(pointer_of(("schema", *path)), part, document))
     only = definitions.parts.get(definitions.root, [])
     if len(only) == 1 and isinstance(only[0], ValuesPart) and len(only[0].values) == 1:
         found.append(Diagnostic(code="single_value", message="only one value satisfies the schema", pointer="/schema"))
     return list(dict.fromkeys(found))[:MAX_FAULTS]
-
-
-def subschemas(schema: Any) -> Iterator[tuple[list[object], dict[str, Any]]]:
-    """Every subschema that is an object, with its path in the constraint; references are not followed."""
-    pending: list[tuple[list[object], Any]] = [(["schema"], schema)]
-    while pending:
-        path, part = pending.pop()
-        if not isinstance(part, dict):
-            continue
-        yield path, part
-        for keyword, value in part.items():
-            if keyword in _CHILD and isinstance(value, dict):
-                pending.append(([*path, keyword], value))
-            elif keyword in _CHILDREN and isinstance(value, list):
-                pending.extend(([*path, keyword, index], child) for index, child in enumerate(value))
-            elif keyword in _CHILD_MAPS and isinstance(value, dict):
-                pending.extend(([*path, keyword, name], child) for name, child in value.items())
 
 
 def _over_limits(schema: dict[str, Any], limits: Limits) -> Iterator[Diagnostic]:
@@ -137,6 +117,10 @@ def _over_limit(path: list[object], value: Any, limits: Limits) -> Iterator[tupl
             bound = value.get(keyword)
             if isinstance(bound, int | float) and bound > limits.array_bound:
                 yield [*path, keyword], f"{keyword} is {bound}; at most {limits.array_bound:,} can be enforced"
+        for keyword in ("minLength", "maxLength"):
+            bound = value.get(keyword)
+            if isinstance(bound, int | float) and bound > MAX_LENGTH:
+                yield [*path, keyword], f"{keyword} is {bound}; at most {MAX_LENGTH:,} can be enforced"
     elif isinstance(value, int) and abs(value) >= 10**MAX_DIGITS:
         yield path, f"a number of more than {MAX_DIGITS} digits"
 
@@ -165,8 +149,7 @@ def _suspicions(pointer: str, part: dict[str, Any], document: Document) -> Itera
     for keyword in part:
         at = pointer + pointer_of([keyword])
         if keyword not in _ASSERTIONS and keyword not in _ANNOTATIONS:
-            close = difflib.get_close_matches(keyword, _ASSERTIONS, n=1)
-            hint = f"did you mean {close[0]}?" if close else None
+            hint = _near(keyword)
             yield Diagnostic(code="unknown_keyword", message=f"{keyword!r} is no keyword and is ignored", pointer=at, hint=hint)
         elif _SINCE.get(keyword, Draft.D4) > document.draft or _UNTIL.get(keyword, Draft.D2020) < document.draft:
             message = f"{keyword!r} is no keyword of this draft and is ignored"
@@ -176,6 +159,12 @@ def _suspicions(pointer: str, part: dict[str, Any], document: Document) -> Itera
     named = part.get("format")
     if isinstance(named, str) and named not in formats.ASSERTED:
         yield Diagnostic(code="annotation", message=f"the format {named[:80]!r} is not asserted", pointer=f"{pointer}/format")
+
+
+@lru_cache(maxsize=4096)
+def _near(keyword: str) -> str | None:
+    close = difflib.get_close_matches(keyword, _ASSERTIONS, n=1)
+    return f"did you mean {close[0]}?" if close else None
 
 
 def _is_of(value: Any, names: list[str]) -> bool:

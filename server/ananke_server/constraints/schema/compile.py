@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from decimal import localcontext
 from typing import Literal
 
 from ananke_client.errors import ErrorCode
@@ -11,11 +12,15 @@ from ananke_server.constraints.limits import Limits
 from ananke_server.constraints.refusal import Refusal, refuse
 from ananke_server.constraints.schema.build import Definitions, build
 from ananke_server.constraints.schema.checks import check_schema, contradictions, warnings_of
-from ananke_server.constraints.schema.document import Document, Schema
+from ananke_server.constraints.schema.document import Document
 from ananke_server.constraints.schema.emit import Whitespace, emit
 from ananke_server.constraints.schema.parts import Dropped
+from ananke_server.drafts import Schema
 
 VERIFY_HINT = 'rewrite it, or send "unsupported": "verify" to have the finished output checked instead'
+
+DIGITS = 2_000
+"""Digits to compute with: more than the sum, product or quotient of two numbers of a schema has, so that none is rounded."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +50,11 @@ def schema_grammar(
         Refusal: the schema is too large, is no schema, has no value, or cannot be enforced; every fault is listed.
     """
     check_schema(schema, limits or Limits())
+    with localcontext(prec=DIGITS):
+        return _compiled(schema, whitespace, unsupported)
+
+
+def _compiled(schema: Schema, whitespace: Whitespace, unsupported: Literal["refuse", "verify"]) -> SchemaGrammar:
     document = Document.of(schema)
     definitions = build(document)
     if definitions.root and definitions.root not in definitions.parts:

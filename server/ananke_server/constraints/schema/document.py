@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from enum import IntEnum
 from typing import Any, NamedTuple
 
 from jsonschema_specifications import REGISTRY as META_SCHEMAS
@@ -14,70 +13,50 @@ from referencing.jsonschema import DRAFT4, DRAFT6, DRAFT7, DRAFT201909, DRAFT202
 
 from ananke_client.errors import ErrorCode
 from ananke_server.constraints.refusal import pointer_of, refuse
+from ananke_server.drafts import URIS, Draft, Schema, UnknownDraft, draft_of
 
-Schema = dict[str, Any] | bool
 
+def _with_mixed_dependencies(specification: Specification[Any]) -> Specification[Any]:
+    """The same draft; ``referencing`` takes all of ``dependencies`` for schemas where the first one is."""
 
-class Draft(IntEnum):
-    """The drafts of JSON Schema that are compiled, in their order."""
+    def subresources(contents: Any) -> Iterator[Any]:
+        own = contents.get("dependencies") if isinstance(contents, dict) else None
+        rest = {key: value for key, value in contents.items() if key != "dependencies"} if own is not None else contents
+        yield from specification.subresources_of(rest)
+        if isinstance(own, dict):
+            yield from (value for value in own.values() if isinstance(value, dict | bool))
 
-    D4 = 4
-    D6 = 6
-    D7 = 7
-    D2019 = 2019
-    D2020 = 2020
+    # The type checker does not see the fields of an attrs class that is defined through ``referencing``'s own decorator.
+    make: Any = Specification
+    made: Specification[Any] = make(
+        name=specification.name,
+        id_of=specification.id_of,
+        subresources_of=subresources,
+        maybe_in_subresource=specification.maybe_in_subresource,
+        anchors_in=lambda _, contents: specification.anchors_in(contents),
+    )
+    return made
 
 
 _SPECIFICATIONS: dict[Draft, Specification[Any]] = {
-    Draft.D4: DRAFT4,
-    Draft.D6: DRAFT6,
-    Draft.D7: DRAFT7,
-    Draft.D2019: DRAFT201909,
+    Draft.D4: _with_mixed_dependencies(DRAFT4),
+    Draft.D6: _with_mixed_dependencies(DRAFT6),
+    Draft.D7: _with_mixed_dependencies(DRAFT7),
+    Draft.D2019: _with_mixed_dependencies(DRAFT201909),
     Draft.D2020: DRAFT202012,
 }
 
-_URIS = {
-    "http://json-schema.org/draft-04/schema": Draft.D4,
-    "http://json-schema.org/draft-06/schema": Draft.D6,
-    "http://json-schema.org/draft-07/schema": Draft.D7,
-    "https://json-schema.org/draft/2019-09/schema": Draft.D2019,
-    "https://json-schema.org/draft/2020-12/schema": Draft.D2020,
-}
-
-META_SCHEMA_URIS = {draft: uri for uri, draft in _URIS.items()}
-
-_SINCE_2019 = ("prefixItems", "unevaluatedProperties", "unevaluatedItems", "dependentRequired", "dependentSchemas", "$dynamicRef")
-
-
-def draft_of(schema: Schema) -> Draft:
-    """The draft that ``$schema`` names. Without one: 2020-12, or the older draft whose keywords the schema is written in.
+def known_draft(schema: Schema) -> Draft:
+    """The draft of a schema, or the refusal of one that names another.
 
     Raises:
         Refusal: the draft is not known.
     """
-    if isinstance(schema, dict) and "$schema" in schema:
-        return _named(str(schema["$schema"]))
-    parts = list(_dicts(schema))
-    if any(keyword in part for part in parts for keyword in _SINCE_2019):
-        return Draft.D2020
-    if any(isinstance(part.get(bound), bool) for part in parts for bound in ("exclusiveMinimum", "exclusiveMaximum")):
-        return Draft.D4
-    return Draft.D7 if any(_is_older(part) for part in parts) else Draft.D2020
-
-
-def _named(uri: str) -> Draft:
-    draft = _URIS.get(uri.rstrip("#").replace("https://json-schema.org/draft-0", "http://json-schema.org/draft-0"))
-    if draft is None:
-        hint = f"known: {', '.join(_URIS)}"
-        pointer = "/schema/$schema"
-        raise refuse(ErrorCode.UNSUPPORTED_CONSTRAINT, f"the draft {uri[:200]!r} is not known", pointer=pointer, hint=hint)
-    return draft
-
-
-def _is_older(part: dict[str, Any]) -> bool:
-    """Whether a schema has the form of ``items`` that 2020-12 has no more; a property may have that name."""
-    items = part.get("items")
-    return isinstance(items, list) and all(isinstance(item, dict | bool) for item in items)
+    try:
+        return draft_of(schema)
+    except UnknownDraft as fault:
+        message, hint = f"the draft {str(fault)[:200]!r} is not known", f"known: {', '.join(URIS)}"
+        raise refuse(ErrorCode.UNSUPPORTED_CONSTRAINT, message, pointer="/schema/$schema", hint=hint) from None
 
 
 def _dicts(value: Any) -> Iterator[dict[str, Any]]:
@@ -156,7 +135,7 @@ class Document:
         Raises:
             Refusal: the draft is not known.
         """
-        draft = draft_of(schema)
+        draft = known_draft(schema)
         document = cls(schema, draft, isinstance(schema, dict) and "$schema" in schema and draft < Draft.D2019)
         document._places = {id(part): (pointer, position) for position, (pointer, part) in enumerate(_places(schema))}
         return document

@@ -87,22 +87,21 @@ class _Emitter:
     definitions: Definitions
     grammar: Grammar
     _names: dict[Goal, str] = field(default_factory=dict)
+    _pending: list[Goal] = field(default_factory=list)
 
     def emit(self) -> str:
         self.grammar.rules["start"] = ""
         self.grammar.rules["start"] = self.value(self.definitions.root)
-        pending = list(self._names)
-        while pending:
-            goal = pending.pop()
-            known = set(self._names)
+        while self._pending:
+            goal = self._pending.pop()
             self.grammar.rules[self._names[goal]] = self._body(goal)
-            pending.extend(new for new in self._names if new not in known)
         return self.grammar.text()
 
     def value(self, goal: Goal) -> str:
         """The rule of the values that fulfil a goal."""
         if goal not in self._names:
             self._names[goal] = self.grammar.reserve()
+            self._pending.append(goal)
         return self._names[goal]
 
     def is_open(self, goal: Goal) -> bool:

@@ -24,13 +24,16 @@ from ananke_server.constraints.schema.alternatives import (
     uncovered,
     unsupported,
 )
-from ananke_server.constraints.schema.document import ANY, Document, Draft, Goal, Node, Obligation
+from ananke_server.constraints.schema.document import ANY, Document, Goal, Node, Obligation
 from ananke_server.constraints.schema.literals import Items, Properties, Property, Required, SomeProperty, Space
+from ananke_server.drafts import Draft
 
 JsonType = Literal["null", "boolean", "number", "string", "array", "object"]
 TYPES: tuple[JsonType, ...] = ("null", "boolean", "number", "string", "array", "object")
 
 FEW = 8
+_SORTING = frozenset(("type", "enum", "const"))
+"""Keywords that rule a type of value out at once, which most subschemas do with five of the six."""
 
 Disjoint = Callable[[Node, Node, JsonType], bool]
 """Whether no value of a type satisfies both nodes, as far as that can be told."""
@@ -101,7 +104,10 @@ class Expander:
         return self._tracking
 
     def _node(self, node: Node, positive: bool, type_: JsonType) -> Alternatives:
-        parts = [part for keyword, value in _active(node) for part in self._keyword(node, keyword, value, positive, type_)]
+        active = _active(node)
+        if positive and any(keyword in _SORTING and not _HANDLERS[keyword](self, node, value, True, type_) for keyword, value in active):
+            return NEVER
+        parts = [part for keyword, value in active for part in self._keyword(node, keyword, value, positive, type_)]
         try:
             result = self._conjunction(parts, type_) if positive else any_of(parts)
         except TooManyAlternatives:
@@ -181,11 +187,14 @@ def _sees_evaluation(node: Node) -> bool:
 
 
 def _active(node: Node) -> list[tuple[str, Any]]:
-    """The keywords of a node that count: before 2019-09 a reference has no siblings."""
+    """The keywords of a node that count: before 2019-09 a reference has no siblings.
+
+    ``properties`` comes first, so that its order is the one in which properties are written.
+    """
     assert isinstance(node.schema, dict)
     if "$ref" in node.schema and node.document.reference_stands_alone:
         return [("$ref", node.schema["$ref"])]
-    return list(node.schema.items())
+    return sorted(node.schema.items(), key=lambda item: item[0] != "properties")
 
 
 def _reference(expander: Expander, node: Node, value: Any, positive: bool, type_: JsonType) -> Alternatives:

@@ -24,7 +24,8 @@ _IPV6 = (
     rf"|(?:(?:{_H16}:){{0,3}}{_H16})?::{_H16}:{_LS32}|(?:(?:{_H16}:){{0,4}}{_H16})?::{_LS32}"
     rf"|(?:(?:{_H16}:){{0,5}}{_H16})?::{_H16}|(?:(?:{_H16}:){{0,6}}{_H16})?::)"
 )
-_LABEL = r"[a-zA-Z0-9](?:[a-zA-Z0-9-]{0,61}[a-zA-Z0-9])?"
+_HOSTNAME = r"[a-zA-Z0-9]+(?:-[a-zA-Z0-9]+)*(?:\.[a-zA-Z0-9]+(?:-[a-zA-Z0-9]+)*)*"
+_ADDRESS = r"[^@]{1,64}@[^.]{1,63}(?:\.[^.]{1,63})*"
 _ATOM = r"[a-zA-Z0-9!#$%&'*+/=?^_`{|}~-]+"
 _PCT = r"%[0-9a-fA-F]{2}"
 _PCHAR = rf"(?:[a-zA-Z0-9._~!$&'()*+,;=:@-]|{_PCT})"
@@ -37,7 +38,8 @@ _ROOTED = rf"/(?:{_PCHAR}+{_PATH_ABEMPTY})?"
 _URI = rf"[a-zA-Z][a-zA-Z0-9+.-]*:(?:{_AUTHORITY}{_PATH_ABEMPTY}|{_ROOTED}|{_PCHAR}+{_PATH_ABEMPTY}|){_TAIL}"
 _RELATIVE = rf"(?:{_AUTHORITY}{_PATH_ABEMPTY}|{_ROOTED}|{_SEGMENT_NC}{_PATH_ABEMPTY}|){_TAIL}"
 # RFC 3987.
-_UCS = "\\u{A0}-\\u{D7FF}\\u{F900}-\\u{FDCF}\\u{FDF0}-\\u{FFEF}" + "".join(f"\\u{{{plane:X}0000}}-\\u{{{plane:X}FFFD}}" for plane in range(1, 15))
+_PLANES = "".join(f"\\u{{{plane:X}0000}}-\\u{{{plane:X}FFFD}}" for plane in range(1, 15))
+_UCS = "\\u{A0}-\\u{D7FF}\\u{F900}-\\u{FDCF}\\u{FDF0}-\\u{FFEF}" + _PLANES
 
 
 def _international(pattern: str) -> str:
@@ -55,6 +57,9 @@ _VARIABLE = rf"(?:[a-zA-Z0-9_]|{_PCT})(?:\.?(?:[a-zA-Z0-9_]|{_PCT}))*(?:\*|:[1-9
 _EXPRESSION = rf"\{{[+#./;?&=,!@|]?{_VARIABLE}(?:,{_VARIABLE})*\}}"
 _IDN_LETTER = "[a-z0-9\\u00DF-\\u00F6\\u00F8-\\u00FF\\u03B1-\\u03C9\\u0430-\\u045F\\u3041-\\u3096\\u4E00-\\u9FA5\\uAC00-\\uD7A3]"
 _IDN_LABEL = rf"{_IDN_LETTER}+(?:-{_IDN_LETTER}+)*"
+# Their lengths are Punycode's: up to six letters for each that is not of ASCII.
+_ASCII, _NOT_ASCII = "[a-z0-9-]", "[^\\x00-\\x7F]"
+_IDN_LENGTH = rf"(?:{_ASCII}{{1,63}}|[^.]{{1,9}}|{_ASCII}{{0,15}}(?:{_NOT_ASCII}{_ASCII}{{0,14}}){{1,2}})"
 _IDN_ATOM = r"[a-zA-Z0-9!#$%&'*+/=?^_`{|}~\u00A1-\uD7FF-]+"
 _CLASS_ITEM = r"(?:[a-zA-Z0-9_ .,:;!?@#%&*+/=$~'\"<>|(){}]|\\[dDwWsS\\\]\[^.*+?/|(){}$-])"
 _CLASS = rf"\[\^?(?:[a-z]-z|[A-Z]-Z|[0-9]-9|{_CLASS_ITEM})+\]"
@@ -68,32 +73,38 @@ _REGEX = rf"(?:(?:{_GROUP}|\((?:\?:)?{_NESTED}\)){_REPEATED}|[|^$])*"
 
 @dataclass(frozen=True, slots=True)
 class Format:
-    """What a format's strings are: matches of every pattern (ECMA-262), of at most so many characters."""
+    """What a format's strings are: matches of every pattern (ECMA-262), of at most so many characters.
+
+    Where it is not ``whole``, there are other strings of the format, so that what matches not may still have it.
+    """
 
     patterns: tuple[str, ...]
     most: int | None = None
+    whole: bool = False
 
 
-def _whole(*patterns: str, most: int | None = None) -> Format:
+def _whole(pattern: str) -> Format:
+    return Format((f"^(?:{pattern})$",), whole=True)
+
+
+def _subset(*patterns: str, most: int | None = None) -> Format:
     return Format(tuple(f"^(?:{pattern})$" for pattern in patterns), most)
 
 
 ASSERTED: dict[str, Format] = {
     # RFC 3339, and its appendix A.
     "date": _whole(_DAY),
-    "time": _whole(_TIME),
-    "date-time": _whole(rf"{_DAY}[tT]{_TIME}"),
+    "time": _subset(_TIME),
+    "date-time": _subset(rf"{_DAY}[tT]{_TIME}"),
     "duration": _whole(rf"P(?:{_DATE_PART}(?:{_TIME_PART})?|{_TIME_PART}|[0-9]+W)"),
-    # RFC 5321's Mailbox, without quoted local parts and without address literals of IPv6.
-    "email": _whole(rf"{_ATOM}(?:\.{_ATOM})*@(?:{_LABEL}(?:\.{_LABEL})*|\[{_IPV4}\])"),
+    # RFC 5321's Mailbox, without quoted local parts, without address literals of IPv6, and with labels as in a hostname.
+    "email": _subset(rf"{_ATOM}(?:\.{_ATOM})*@(?:{_HOSTNAME}|\[{_IPV4}\])", _ADDRESS, most=254),
     # RFC 1123, without hyphens in a row, as only the labels that RFC 5890 reserves have them. Three regular expressions
     # that are deterministic each: one for all would have too many states.
-    "hostname": _whole(
-        r"[a-zA-Z0-9]+(?:-[a-zA-Z0-9]+)*(?:\.[a-zA-Z0-9]+(?:-[a-zA-Z0-9]+)*)*", r"[^.]{1,63}(?:\.[^.]{1,63})*", most=253
-    ),
+    "hostname": _subset(_HOSTNAME, r"[^.]{1,63}(?:\.[^.]{1,63})*", most=253),
     # Of RFC 5890's labels those in the small letters of a few scripts that read from left to right.
-    "idn-hostname": _whole(rf"{_IDN_LABEL}(?:\.{_IDN_LABEL})*", r"[^.]{1,59}(?:\.[^.]{1,59})*", most=63),
-    "idn-email": _whole(rf"{_IDN_ATOM}(?:\.{_IDN_ATOM})*@{_LABEL}(?:\.{_LABEL})*"),
+    "idn-hostname": _subset(rf"{_IDN_LABEL}(?:\.{_IDN_LABEL})*", rf"{_IDN_LENGTH}(?:\.{_IDN_LENGTH})*", most=63),
+    "idn-email": _subset(rf"{_IDN_ATOM}(?:\.{_IDN_ATOM})*@{_HOSTNAME}", _ADDRESS, most=254),
     "ipv4": _whole(_IPV4),
     # RFC 4291 and RFC 4122.
     "ipv6": _whole(_IPV6),
@@ -101,14 +112,14 @@ ASSERTED: dict[str, Format] = {
     # RFC 3986.
     "uri": _whole(_URI),
     "uri-reference": _whole(rf"(?:{_URI}|{_RELATIVE})"),
-    "iri": _whole(_international(_URI)),
-    "iri-reference": _whole(_international(rf"(?:{_URI}|{_RELATIVE})")),
+    "iri": _subset(_international(_URI)),
+    "iri-reference": _subset(_international(rf"(?:{_URI}|{_RELATIVE})")),
     # RFC 6570.
-    "uri-template": _whole(rf"(?:{_LITERAL}|{_EXPRESSION})*"),
+    "uri-template": _subset(rf"(?:{_LITERAL}|{_EXPRESSION})*"),
     # RFC 6901, and its relative form.
     "json-pointer": _whole(_POINTER),
     "relative-json-pointer": _whole(rf"(?:0|[1-9][0-9]*)(?:#|{_POINTER})"),
     # ECMA-262, with groups two deep, and without what only some places allow.
-    "regex": _whole(_REGEX),
+    "regex": _subset(_REGEX),
 }
 """The formats that masks and verification assert, in every draft."""

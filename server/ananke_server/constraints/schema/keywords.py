@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from ananke_client.errors import ErrorCode
 from ananke_server.constraints.refusal import refuse
 from ananke_server.constraints.regex import Regex, RegexError, parse_regex
 from ananke_server.constraints.schema import formats
-from ananke_server.constraints.schema.alternatives import ALWAYS, NEVER, Alternatives, Coverage, all_of, any_of, covering, one
-from ananke_server.constraints.schema.document import Document, Draft, Node
+from ananke_server.constraints.schema.alternatives import ALWAYS, NEVER, Alternatives, Coverage, all_of, any_of, covering, one, unsupported
+from ananke_server.constraints.schema.document import Document, Node
 from ananke_server.constraints.schema.literals import (
     Bound,
     Contains,
@@ -31,6 +32,7 @@ from ananke_server.constraints.schema.literals import (
     canonical,
     decimal,
 )
+from ananke_server.drafts import Draft
 
 if TYPE_CHECKING:
     from ananke_server.constraints.schema.expand import Expander, JsonType
@@ -61,6 +63,13 @@ def regexes(node: Node, patterns: Iterable[str]) -> dict[str, Regex]:
     return {pattern: regex_at(pattern, node.at("patternProperties")) for pattern in patterns}
 
 
+@lru_cache(maxsize=1024)
+def _parsed(pattern: str) -> Regex:
+    regex = parse_regex(pattern, "ecma")
+    regex.quoted_search()
+    return regex
+
+
 def regex_at(pattern: str, origin: str) -> Regex:
     """A pattern of a schema, parsed as ECMA-262 has it.
 
@@ -69,14 +78,12 @@ def regex_at(pattern: str, origin: str) -> Regex:
         Unmaskable: it is one that a mask cannot run.
     """
     try:
-        regex = parse_regex(pattern, "ecma")
-        regex.quoted_search()
+        return _parsed(pattern)
     except RegexError as fault:
         message = f"pattern {pattern[:100]!r}: {fault.message}"
         if fault.unsupported or fault.too_large:
             raise Unmaskable(origin, message, fault.hint) from None
         raise refuse(ErrorCode.INVALID_CONSTRAINT, message, pointer=origin, line=1, column=fault.offset + 1, hint=fault.hint) from None
-    return regex
 
 
 def _type(expander: Expander, node: Node, value: Any, positive: bool, type_: JsonType) -> Alternatives:
@@ -183,7 +190,9 @@ def _format(expander: Expander, node: Node, value: Any, positive: bool, type_: J
     if type_ != "string" or asserted is None:
         return ALWAYS if positive else NEVER
     origin = node.at("format")
-    demands: list[Literal] = [Pattern(origin, pattern, parse_regex(pattern), positive) for pattern in asserted.patterns]
+    if not positive and not asserted.whole:
+        return unsupported(origin, f"not every string of the format {value} is written, so its opposite cannot be told")
+    demands: list[Literal] = [Pattern(origin, pattern, _parsed(pattern), positive, asserted.whole) for pattern in asserted.patterns]
     if asserted.most is not None:
         demands.append(Length(origin, most=asserted.most) if positive else Length(origin, least=asserted.most + 1))
     return one(*demands) if positive else any_of(one(demand) for demand in demands)

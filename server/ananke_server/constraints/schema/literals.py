@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from decimal import Decimal
-from typing import Any
+from typing import Any, TypeVar
 
 from ananke_server.constraints.regex import Regex
 from ananke_server.constraints.schema.document import Goal
@@ -103,6 +103,8 @@ class Pattern(Literal):
     pattern: str
     regex: Regex = field(compare=False)
     positive: bool = True
+    whole: bool = True
+    """Whether the pattern says all that is demanded, and does not stand for a part of it."""
 
     def holds(self, value: Any, judge: Judge) -> bool:
         return self.regex.searches(value) == self.positive
@@ -244,6 +246,14 @@ class Names(Literal):
 
     def holds(self, value: Any, judge: Judge) -> bool:
         return all(judge(self.goal, name) for name in value) == self.positive
+
+
+_L = TypeVar("_L", bound=Literal)
+
+
+def of_kind(literals: Iterable[Literal], kind: type[_L]) -> list[_L]:
+    """The literals of one kind, in order."""
+    return [literal for literal in literals if isinstance(literal, kind)]
 
 
 def decimal(value: Any) -> Decimal:

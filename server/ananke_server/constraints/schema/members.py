@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ananke_server.constraints.schema.arrays import repeated
@@ -32,7 +32,7 @@ class MemberWriter:
         ]
         other = self.grammar.rule(" | ".join(options)) if (options := self._others(part, part.others)) else None
         witness = self.grammar.rule(" | ".join(self._others(part, [part.witness]))) if part.witness is not None else None
-        return self.grammar.enclosed("{", _Members(self.grammar, part, members, other, witness).state(0, 0), "}")
+        return self.grammar.enclosed("{", _Members(self.grammar, part, members, other, witness).write(), "}")
 
     def _others(self, part: ObjectPart, classes: list[NameClass]) -> list[str]:
         """A member for each class of other names."""
@@ -53,43 +53,46 @@ class _Members:
     members: list[tuple[str, bool]]
     other: str | None
     witness: str | None
-    _states: dict[tuple[int, int], str] = field(default_factory=dict)
 
-    def state(self, index: int, count: int) -> str:
-        """The rule of the members from ``index`` on, after ``count`` members."""
-        key = (index, min(count, self._cap))
-        if key not in self._states:
-            body = self._tail(key[1]) if index == len(self.members) else self._body(index, key[1])
-            self._states[key] = self.grammar.rule(body) if body else ""
-        return self._states[key]
+    def write(self) -> str:
+        """The rule of all members, written from the last one backwards."""
+        cap = self._cap()
+        after = [self._named(self._tail(count)) for count in range(cap + 1)]
+        required = int(self.witness is not None) + self.part.least_others
+        for index in range(len(self.members) - 1, -1, -1):
+            member, needed = self.members[index]
+            states = range(min(index, cap) + 1)
+            # What follows this member: so many are required, and so many possible.
+            left = len(self.members) - index - 1
+            after = [self._named(self._state(member, needed, count, after, self._range(required, left))) for count in states]
+            required += needed
+        return after[0]
 
-    @property
     def _cap(self) -> int:
-        counts = [1, self.part.least] + ([self.part.most + 1] if self.part.most is not None else [])
-        return max(counts)
+        """The number of members beyond which one more makes no difference."""
+        return max(1, self.part.least, 0 if self.part.most is None else self.part.most + 1)
 
-    def _body(self, index: int, count: int) -> str:
-        member, required = self.members[index]
+    def _named(self, body: str) -> str:
+        return self.grammar.rule(body) if body else ""
+
+    def _range(self, required: int, left: int) -> tuple[int, int | None]:
+        """The numbers of members so far with which the rest can still come out right."""
+        most = None if self.part.most is None else self.part.most - required
+        return (0 if self.other is not None else self.part.least - left), most
+
+    def _state(self, member: str, needed: bool, count: int, after: list[str], can_end: tuple[int, int | None]) -> str:
+        least, most = can_end
+        taken_count, last = count + 1, len(after) - 1
         comma = f"{self.grammar.comma} " if count else ""
-        within = self._can_end(index + 1, count + 1)
-        taken = f"{comma}{member} {self.state(index + 1, count + 1)}" if within else None
-        if required:
-            return taken or NEVER
-        if not self._can_end(index + 1, count):
-            return taken or NEVER
-        if taken is not None and self.state(index + 1, count + 1) == self.state(index + 1, count):
-            return f"({comma}{member})? {self.state(index + 1, count)}"
-        skipped = self.state(index + 1, count) or '""'
-        return f"{taken} | {skipped}" if taken is not None else skipped
-
-    def _can_end(self, index: int, count: int) -> bool:
-        """Whether the number of members can still come out right."""
-        required = sum(needed for _, needed in self.members[index:])
-        least_more = required + (self.witness is not None) + self.part.least_others
-        most_more = None if self.other is not None else len(self.members) - index
-        if self.part.most is not None and count + least_more > self.part.most:
-            return False
-        return most_more is None or count + most_more >= self.part.least
+        can_take = least <= taken_count and (most is None or taken_count <= most)
+        can_skip = not needed and least <= count and (most is None or count <= most)
+        taken, skipped = after[min(taken_count, last)], after[min(count, last)]
+        if can_take and can_skip and taken == skipped:
+            return f"({comma}{member})? {skipped}"
+        options = [f"{comma}{member} {taken}"] if can_take else []
+        if can_skip:
+            options.append(skipped or '""')
+        return " | ".join(options) if options else NEVER
 
     def _tail(self, count: int) -> str:
         """The members beside the explicit ones."""
@@ -97,13 +100,15 @@ class _Members:
         most = None if self.part.most is None else self.part.most - count
         if self.witness is not None:
             return self._with_witness(count)
+        if most is not None and most < max(0, least):
+            return NEVER
         if self.other is None or most == 0:
-            return NEVER if least else ""
+            return NEVER if least > 0 else ""
         more = f"({self.grammar.comma} {self.other})"
         if count:
-            return repeated(more, least, most)
+            return repeated(more, max(0, least), most)
         rest = repeated(more, max(0, least - 1), None if most is None else most - 1)
-        return f"{self.other} {rest}" if least else f"({self.other} {rest})?"
+        return f"{self.other} {rest}" if least > 0 else f"({self.other} {rest})?"
 
     def _with_witness(self, count: int) -> str:
         comma = self.grammar.comma

@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
 from fractions import Fraction
 from math import lcm
-from typing import TypeVar
 
 from ananke_server.constraints.schema.alternatives import Alternative
 from ananke_server.constraints.schema.document import Document, Goal
@@ -29,6 +28,7 @@ from ananke_server.constraints.schema.literals import (
     Values,
     decimal,
     is_integral,
+    of_kind,
 )
 from ananke_server.constraints.schema.objects import ObjectMerger
 from ananke_server.constraints.schema.parts import (
@@ -44,8 +44,13 @@ from ananke_server.constraints.schema.parts import (
 )
 
 MAX_COEFFICIENT = 2_000
-
-_L = TypeVar("_L", bound=Literal)
+"""The largest ``multipleOf``, in units of its last decimal place; llguidance has a state for each remainder."""
+MAX_PLACES = 10
+"""The most decimal places of a ``multipleOf``; llguidance computes with 64-bit integers."""
+MAX_PATTERNS = 6
+"""Patterns that one string is held to at once."""
+MAX_COUNTED = 64
+"""The most items of an array in which ``contains`` is counted: each number of items and of counts is a rule."""
 
 
 @dataclass(slots=True)
@@ -63,7 +68,7 @@ class Merger:
     def merge(self, alternative: Alternative, type_: JsonType) -> list[Part]:
         """The parts of an alternative; none where no value of the type fulfils it."""
         literals = alternative.literals
-        dropped = [Dropped(one.origin, one.reason, one.hint) for one in _all(literals, Unsupported)]
+        dropped = [Dropped(one.origin, one.reason, one.hint) for one in of_kind(literals, Unsupported)]
         candidates = _candidates(literals, type_)
         if candidates is not None:
             values = [value for value in candidates if all(literal.holds(value, self.judge) for literal in literals)]
@@ -81,10 +86,10 @@ class Merger:
         return [replace(part, dropped=part.dropped + dropped) for part in parts]
 
     def _array(self, literals: tuple[Literal, ...]) -> Iterator[ArrayPart]:
-        counts = _all(literals, ItemCount)
+        counts = of_kind(literals, ItemCount)
         least = max((count.least for count in counts), default=0)
         most = min((count.most for count in counts if count.most is not None), default=None)
-        singles, rests = _all(literals, Item), _all(literals, Items)
+        singles, rests = of_kind(literals, Item), of_kind(literals, Items)
         length = max([0, *(single.index + 1 for single in singles), *(rest.start for rest in rests)])
         prefix = [self._item(index, singles, rests) for index in range(length)]
         for index, goal in enumerate(prefix):
@@ -105,7 +110,7 @@ class Merger:
         return self.document.goal(*(obligation for goal in goals for obligation in goal))
 
     def _count_items(self, part: ArrayPart, literals: tuple[Literal, ...]) -> None:
-        for counting in _all(literals, Contains):
+        for counting in of_kind(literals, Contains):
             if not counting.goal:
                 part.least = max(part.least, counting.start + counting.least)
                 if counting.most is not None:
@@ -116,21 +121,24 @@ class Merger:
                 part.counter = Counter(counting.start, counted, counting.least, counting.most, counting.origin)
             else:
                 part.dropped.append(Dropped(counting.origin, "only one count of an array's items can be masked"))
+        counter = part.counter
+        if counter is None:
+            return
+        numbers = (part.least, part.most or 0, len(part.prefix), counter.start, counter.least, counter.most or 0)
+        if max(numbers) > MAX_COUNTED:
+            part.dropped.append(Dropped(counter.origin, f"items are counted up to {MAX_COUNTED} alone"))
+            part.counter = None
 
     def _tell_items_apart(self, part: ArrayPart, literals: tuple[Literal, ...]) -> None:
-        for unique in _all(literals, Unique):
+        for unique in of_kind(literals, Unique):
             if not (unique.positive and part.most is not None and part.most <= 1):
                 reason = "a mask cannot compare items" if unique.positive else "a mask cannot demand equal items"
                 part.dropped.append(Dropped(unique.origin, reason))
 
 
-def _all(literals: tuple[Literal, ...], kind: type[_L]) -> list[_L]:
-    return [literal for literal in literals if isinstance(literal, kind)]
-
-
 def _candidates(literals: tuple[Literal, ...], type_: JsonType) -> list[object] | None:
     """The values that come into question, where that is a finite set."""
-    listed = [literal for literal in _all(literals, Values) if literal.positive]
+    listed = [literal for literal in of_kind(literals, Values) if literal.positive]
     if listed:
         return list(min(listed, key=lambda literal: len(literal.values)).values)
     inherent: dict[JsonType, list[object]] = {"null": [None], "boolean": [True, False]}
@@ -139,19 +147,19 @@ def _candidates(literals: tuple[Literal, ...], type_: JsonType) -> list[object] 
 
 def _number(literals: tuple[Literal, ...]) -> Iterator[Part]:
     interval = Interval()
-    for bound in _all(literals, Bound):
+    for bound in of_kind(literals, Bound):
         interval = _bounded(interval, bound)
-    integral = {literal.positive for literal in _all(literals, Integral)}
+    integral = {literal.positive for literal in of_kind(literals, Integral)}
     if interval.is_empty or len(integral) > 1:
         return
     dropped = []
     multiple: Decimal | None = None
-    for literal in _all(literals, Multiple):
+    for literal in of_kind(literals, Multiple):
         if literal.positive:
             multiple = literal.of if multiple is None else _common(multiple, literal.of)
         else:
             dropped.append(Dropped(literal.origin, "a mask cannot exclude multiples"))
-    excluded = [decimal(value) for literal in _all(literals, Values) for value in literal.values]
+    excluded = [decimal(value) for literal in of_kind(literals, Values) for value in literal.values]
     part = NumberPart([interval], next(iter(integral), None), multiple, dropped=dropped)
     if multiple is not None:
         yield from _multiples(part, excluded, literals)
@@ -220,20 +228,27 @@ def _multiples(part: NumberPart, excluded: list[Decimal], literals: tuple[Litera
             if kept:
                 yield ValuesPart([_json_number(number) for number in kept], dropped=part.dropped)
             return
-    if _coefficient(part.multiple) > MAX_COEFFICIENT:
-        reason = f"multiples of more than {MAX_COEFFICIENT:,} units of the last place take too long to tell"
-        part.dropped += [Dropped(literal.origin, reason) for literal in _all(literals, Multiple) if literal.positive]
+    places = -min(0, int(part.multiple.normalize().as_tuple().exponent))
+    if places > MAX_PLACES or part.multiple.scaleb(places) > MAX_COEFFICIENT:
+        reason = f"multiples of more than {MAX_COEFFICIENT:,} units of the last of at most {MAX_PLACES} places take too long to tell"
+        part.dropped += [Dropped(literal.origin, reason) for literal in of_kind(literals, Multiple) if literal.positive]
         for rest in _number(tuple(literal for literal in literals if not isinstance(literal, Multiple))):
             yield replace(rest, dropped=rest.dropped + part.dropped)
         return
     if excluded:
-        part.dropped += [Dropped(literal.origin, "numbers cannot be excluded beside multipleOf") for literal in _all(literals, Values)]
+        part.dropped += [Dropped(literal.origin, "numbers cannot be excluded beside multipleOf") for literal in of_kind(literals, Values)]
     if part.integral is False:
         if is_integral(part.multiple):
             return
-        part.dropped += [Dropped(literal.origin, "integers cannot be excluded beside multipleOf") for literal in _all(literals, Integral)]
+        reason = "integers cannot be excluded beside multipleOf"
+        part.dropped += [Dropped(literal.origin, reason) for literal in of_kind(literals, Integral)]
         part.integral = None
-    part.intervals = [_between_multiples(interval, part.multiple)]
+    between = _between_multiples(interval, part.multiple)
+    low, high = (None if limit is None or not _is_double(limit) else limit for limit in (between.low, between.high))
+    if (low, high) != (between.low, between.high):
+        reason = "beside multipleOf, bounds are compared as doubles"
+        part.dropped += [Dropped(literal.origin, reason) for literal in of_kind(literals, Bound)]
+    part.intervals = [Interval(low, False, high, False)]
     yield part
 
 
@@ -251,9 +266,9 @@ def _between_multiples(interval: Interval, multiple: Decimal) -> Interval:
     )
 
 
-def _coefficient(multiple: Decimal) -> int:
-    """The multiple in units of its last decimal place: llguidance has a state for each remainder."""
-    return int(multiple.scaleb(-min(0, int(multiple.normalize().as_tuple().exponent))))
+def _is_double(limit: Decimal) -> bool:
+    """Whether a double holds a number, and each of its neighbours of so many digits."""
+    return abs(limit) < 10**15 and len(limit.normalize().as_tuple().digits) <= 15
 
 
 def _is_within(number: Decimal, interval: Interval) -> bool:
@@ -267,13 +282,15 @@ def _json_number(number: Decimal) -> int | float:
 
 
 def _string(literals: tuple[Literal, ...]) -> Iterator[StringPart]:
-    lengths = _all(literals, Length)
+    lengths, patterns = of_kind(literals, Length), list(dict.fromkeys(of_kind(literals, Pattern)))
+    reason = f"more than {MAX_PATTERNS} patterns of one string take too many states"
     part = StringPart(
         least=max((length.least for length in lengths), default=0),
         most=min((length.most for length in lengths if length.most is not None), default=None),
-        patterns=[(pattern.regex, pattern.positive) for pattern in dict.fromkeys(_all(literals, Pattern))],
-        excluded=[str(value) for literal in _all(literals, Values) for value in literal.values],
+        patterns=[(pattern.regex, pattern.positive) for pattern in patterns[:MAX_PATTERNS]],
+        excluded=[str(value) for literal in of_kind(literals, Values) for value in literal.values],
+        whole=all(pattern.whole for pattern in patterns),
+        dropped=[Dropped(pattern.origin, reason) for pattern in patterns[MAX_PATTERNS:]],
     )
     if part.most is None or part.least <= part.most:
         yield part
-

@@ -37,12 +37,12 @@ def _at_least(limit: Decimal, exclusive: bool) -> str:
         return _magnitude_at_least(limit, exclusive)
     if limit == 0:
         return f"(?:{_UNSIGNED}|-{_ZERO})"
-    return f"(?:{_UNSIGNED}|-{_magnitude_at_most(-limit, exclusive)})"
+    return f"(?:{_UNSIGNED}|-{_magnitude_at_most(limit, exclusive)})"
 
 
 def _at_most(limit: Decimal, exclusive: bool) -> str:
     if limit < 0 or (limit == 0 and exclusive):
-        return f"-{_magnitude_at_least(-limit, exclusive)}"
+        return f"-{_magnitude_at_least(limit, exclusive)}"
     if limit == 0:
         return f"(?:-{_UNSIGNED}|{_ZERO})"
     return f"(?:-{_UNSIGNED}|{_magnitude_at_most(limit, exclusive)})"
@@ -87,7 +87,8 @@ def _magnitude_at_most(limit: Decimal, exclusive: bool) -> str:
 
 
 def _digits(limit: Decimal) -> tuple[str, str]:
-    whole, _, fraction = f"{limit:f}".partition(".")
+    """The magnitude's digits before and after the point; arithmetic would round them to the context's precision."""
+    whole, _, fraction = f"{limit.copy_abs():f}".partition(".")
     return whole, fraction.rstrip("0")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import product
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 from ananke_server.constraints.regex import Regex
 from ananke_server.constraints.schema.document import Document, Goal
@@ -18,6 +18,7 @@ from ananke_server.constraints.schema.literals import (
     PropertyCount,
     Required,
     SomeProperty,
+    of_kind,
 )
 from ananke_server.constraints.schema.parts import Dropped, NameClass, ObjectPart, Part, StringPart, ValuesPart, cases_of
 
@@ -26,10 +27,13 @@ if TYPE_CHECKING:
 
 MAX_PATTERNS = 4
 """Patterns of names that are combined in every way; of more, a name is taken to match one at most."""
+MAX_COUNTED = 10_000
+"""Properties times the bound of their number: each pair is a rule."""
 MAX_WITNESSES = 16
 """Names that may stand for "some property", each a part of its own."""
 
-_L = TypeVar("_L", bound=Literal)
+_REPEATED = "a mask cannot tell whether names outside the schema repeat each other"
+
 
 
 @dataclass(slots=True)
@@ -43,7 +47,7 @@ class ObjectMerger:
 
     def merge(self, literals: tuple[Literal, ...]) -> Iterator[ObjectPart]:
         """The parts; none where the literals contradict each other."""
-        somes = _all(literals, SomeProperty)
+        somes = of_kind(literals, SomeProperty)
         plain = tuple(literal for literal in literals if not isinstance(literal, SomeProperty))
         explicit = self._explicit(literals)
         open_somes = [some for some in somes if not self._is_met(some, plain)]
@@ -63,11 +67,11 @@ class ObjectMerger:
 
     def _explicit(self, literals: tuple[Literal, ...]) -> list[str]:
         """Every name that a literal mentions, in order: properties first, as ``properties`` has them."""
-        names = dict.fromkeys(literal.name for literal in _all(literals, Property))
-        names |= dict.fromkeys(literal.name for literal in _all(literals, Required))
+        names = dict.fromkeys(literal.name for literal in of_kind(literals, Property))
+        names |= dict.fromkeys(literal.name for literal in of_kind(literals, Required))
         spaces = [literal.space for literal in literals if isinstance(literal, Properties | SomeProperty)]
         names |= dict.fromkeys(name for space in spaces for name in sorted(space.names))
-        for literal in _all(literals, Names):
+        for literal in of_kind(literals, Names):
             names |= dict.fromkeys(self._finite_names(literal) or ())
         return list(names)
 
@@ -79,7 +83,7 @@ class ObjectMerger:
 
     def _is_met(self, some: SomeProperty, literals: tuple[Literal, ...]) -> bool:
         """Whether a required property is one that is demanded, whatever its value."""
-        required = {literal.name for literal in _all(literals, Required)}
+        required = {literal.name for literal in of_kind(literals, Required)}
         return not some.goal and any(some.space.has(name) for name in required)
 
     def _ways(self, some: SomeProperty, explicit: list[str]) -> list[tuple[Literal, ...] | SomeProperty]:
@@ -92,12 +96,12 @@ class ObjectMerger:
     def _merge(
         self, literals: tuple[Literal, ...], explicit: list[str], witness: SomeProperty | None, dropped: list[Dropped]
     ) -> Iterator[ObjectPart]:
-        required = {literal.name for literal in _all(literals, Required)}
-        properties = {name: self._goal_of(name, literals) for name in explicit}
+        required = {literal.name for literal in of_kind(literals, Required)}
+        properties = self._goals(explicit, literals)
         possible = {name: self.possible(goal) for name, goal in properties.items()}
         if not all(possible[name] for name in required):
             return
-        counts = _all(literals, PropertyCount)
+        counts = of_kind(literals, PropertyCount)
         most = min((count.most for count in counts if count.most is not None), default=None)
         part = ObjectPart(
             properties={name: goal for name, goal in properties.items() if possible[name]},
@@ -118,16 +122,31 @@ class ObjectMerger:
             part.witness = self._witness(witness, part)
             if part.witness is None:
                 return
-            self._count_with_witness(part)
+            self._count_with_witness(witness, part)
+        if part.others and part.least > len(part.required) + 1:
+            part.dropped.append(Dropped(part.counted_at, _REPEATED))
+        bound = max(part.least, part.most or 0)
+        if part.most is not None and part.most >= len(part.properties) and not part.others:
+            part.most = None
+        elif bound * len(part.properties) > MAX_COUNTED:
+            part.dropped.append(Dropped(part.counted_at, "so many properties cannot be counted"))
+            part.least, part.most = 0, None
         if self._is_possible(part):
             yield part
 
-    def _goal_of(self, name: str, literals: tuple[Literal, ...]) -> Goal:
-        goals = [literal.goal for literal in _all(literals, Property) if literal.name == name]
-        goals += [literal.goal for literal in _all(literals, Properties) if literal.space.has(name)]
-        if not all(literal.holds({name: None}, self.judge) for literal in _all(literals, Names) if literal.positive):
-            return frozenset({self.document.never()})
-        return self._union(goals)
+    def _goals(self, names: list[str], literals: tuple[Literal, ...]) -> dict[str, Goal]:
+        """What each explicit property has to fulfil."""
+        own: dict[str, list[Goal]] = {name: [] for name in names}
+        for literal in of_kind(literals, Property):
+            own[literal.name].append(literal.goal)
+        shared, naming = of_kind(literals, Properties), [literal for literal in of_kind(literals, Names) if literal.positive]
+        goals = {}
+        for name, demanded in own.items():
+            if all(literal.holds({name: None}, self.judge) for literal in naming):
+                goals[name] = self._union(demanded + [literal.goal for literal in shared if literal.space.has(name)])
+            else:
+                goals[name] = frozenset({self.document.never()})
+        return goals
 
     def _union(self, goals: list[Goal]) -> Goal:
         return self.document.goal(*(obligation for goal in goals for obligation in goal))
@@ -135,7 +154,7 @@ class ObjectMerger:
     def _names(self, literals: tuple[Literal, ...], part: ObjectPart) -> list[StringPart] | None:
         """What other names have to be: one of these; None where they are free."""
         allowed: list[StringPart] | None = None
-        for literal in _all(literals, Names):
+        for literal in of_kind(literals, Names):
             if not literal.positive:
                 part.dropped.append(Dropped(literal.origin, "a name that violates cannot be demanded"))
                 continue
@@ -147,7 +166,7 @@ class ObjectMerger:
 
     def _others(self, literals: tuple[Literal, ...], part: ObjectPart) -> list[NameClass]:
         """The names beside the explicit ones, by what is demanded of their values."""
-        rules = _all(literals, Properties)
+        rules = of_kind(literals, Properties)
         regexes = {pattern: regex for rule in rules for pattern, regex in rule.space.regexes.items()}
         used = dict.fromkeys(rule.space.pattern for rule in rules if rule.space.pattern is not None)
         used |= dict.fromkeys(pattern for rule in rules for pattern in sorted(rule.space.patterns))
@@ -172,13 +191,15 @@ class ObjectMerger:
         goal = self._union([other.goal, some.goal])
         return NameClass([case + own for case in other.cases], goal) if self.possible(goal) else None
 
-    def _count_with_witness(self, part: ObjectPart) -> None:
+    def _count_with_witness(self, some: SomeProperty, part: ObjectPart) -> None:
         """A witness that is like any other name is one more member; beside one that is not, members are not counted."""
         assert part.witness is not None
         [other] = part.others
         if part.witness == other:
             part.witness, part.least_others = None, 1
-        elif part.least > len(part.required) + 1 or part.most is not None:
+            return
+        part.dropped.append(Dropped(some.origin, _REPEATED))
+        if part.least > len(part.required) + 1 or part.most is not None:
             part.dropped.append(Dropped(part.counted_at, "properties are not counted where one of a kind is demanded"))
             part.least, part.most = 0, None
 
@@ -198,7 +219,3 @@ def _conjoined(one: StringPart, another: StringPart) -> StringPart:
     return StringPart(
         max(one.least, another.least), min(mosts, default=None), one.patterns + another.patterns, one.excluded + another.excluded
     )
-
-
-def _all(literals: tuple[Literal, ...], kind: type[_L]) -> list[_L]:
-    return [literal for literal in literals if isinstance(literal, kind)]

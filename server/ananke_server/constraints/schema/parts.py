@@ -82,11 +82,8 @@ class StringPart(Part):
     most: int | None = None
     patterns: list[tuple[Regex, bool]] = field(default_factory=list)
     excluded: list[str] = field(default_factory=list)
-
-    @property
-    def is_plain(self) -> bool:
-        """Whether every string is taken."""
-        return not (self.least or self.patterns or self.excluded) and self.most is None
+    whole: bool = True
+    """Whether these are all the strings that are demanded, and not a part of them."""
 
 
 @dataclass(slots=True)
