@@ -18,7 +18,7 @@ if [ ${#stages[@]} = 1 ]; then engine_limit=$limit xgrammar_limit=$limit; fi
 read -ra further <<< "${ENGINE_OPTIONS:-}"
 tokenizer=${TOKENIZER:-.gpu/qwen}
 for cases in "${CASES:-.gpu/maskbench}" shared/data/maskbench; do [ -d "$cases" ] && break; done
-options=(--tokenizer "$tokenizer" --stages "${further[@]}")
+options=(--tokenizer "$tokenizer" "${further[@]}")
 [ -d "$cases" ] && options+=(--cases "$cases")
 status=0
 

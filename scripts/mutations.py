@@ -32,10 +32,11 @@ from mutants import Mutant, mutants
 
 from ananke_server.launch import TritonServer, is_ready
 
-WARM_UP: Final = 500
-WARM_UP_ROUNDS: Final = 12
-STEADY: Final = 0.01
-CACHED: Final = 128
+WARM_UP: Final = 2_000
+WARM_UP_ROUNDS: Final = 8
+STEADY: Final = 0.02
+CACHE: Final = {"ANANKE_COMPILE_CACHE_ENTRIES": "128", "ANANKE_COMPILE_CACHE_MIB": "2"}
+"""Within these bounds memory depends on how large the constraints are that came last."""
 GROWTH: Final = 0.10
 SLACK_MIB: Final = 16.0
 """One process alone may grow by this much, whatever its size; all together only by ``GROWTH``."""
@@ -221,7 +222,7 @@ def _server(arguments: argparse.Namespace) -> Iterator[tuple[str, str, TritonSer
         yield arguments.grpc, arguments.http, None
         return
     models = [] if arguments.generate else ["validate"]
-    with serving(models, "mutations", environment={"ANANKE_COMPILE_CACHE_ENTRIES": str(CACHED)}) as server:
+    with serving(models, "mutations", environment=CACHE) as server:
         yield server.grpc_url, server.http_url, server
 
 

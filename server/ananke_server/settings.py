@@ -51,7 +51,7 @@ class Settings(BaseSettings):
     limits: Limits = Field(default_factory=Limits)
     """How large a constraint may be, and what compiling it may take: ``ANANKE_LIMITS__BYTES``, ``ANANKE_LIMITS__COMPILE_MIB`` and so on."""
     sandbox_workers: int = Field(default_factory=lambda: max(2, min(8, len(os.sched_getaffinity(0)) // 2)), gt=0)
-    """Constraints that are compiled at once, and as many more while they take longer than 0.1 s; each may take ``limits.compile_mib``."""
+    """Constraints compiled at once; as many more, at least four, that take longer than 0.1 s. Each may take ``limits.compile_mib``."""
     compile_cache_entries: int = Field(4096, gt=0)
     """Compiled constraints that each process of a model keeps."""
     compile_cache_mib: int = Field(256, gt=0)

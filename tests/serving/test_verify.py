@@ -28,9 +28,8 @@ HOPELESS = {"type": "array", "items": {"enum": ["a", "b"]}, "minItems": 3, "maxI
 """Two items cannot fill three places; a mask that does not compare items admits eight arrays, none of them valid."""
 
 
-def verified(schema: dict[str, Any]) -> Constraint:
-    # Compact: white space would be most of what the model writes.
-    return ConstraintSpec.json_schema(schema, whitespace="compact", unsupported="verify")
+def verified(schema: dict[str, Any], **options: Any) -> Constraint:
+    return ConstraintSpec.json_schema(schema, unsupported="verify", **options)
 
 
 def config(seed: int, **values: Any) -> GenerationConfig:
@@ -90,11 +89,12 @@ def test_a_verified_stream_comes_in_one_piece(client: Client) -> None:
 
 
 def test_where_no_output_can_pass_the_request_fails_and_says_why(client: Client) -> None:
+    hopeless = verified(HOPELESS, whitespace="compact")
     with pytest.raises(VerificationFailedError, match=r"none of 4 outputs passed the verification.*unique"):
-        client.generate("Letters: ", verified(HOPELESS), config(1))
+        client.generate("Letters: ", hopeless, config(1))
     with pytest.raises(VerificationFailedError, match=r"the output failed the verification.*unique"):
-        client.generate("Letters: ", verified(HOPELESS), config(1, temperature=0.0))
-    with pytest.raises(VerificationFailedError), client.generate_stream("Letters: ", verified(HOPELESS), config(2)) as stream:
+        client.generate("Letters: ", hopeless, config(1, temperature=0.0))
+    with pytest.raises(VerificationFailedError), client.generate_stream("Letters: ", hopeless, config(2)) as stream:
         assert not list(stream), "text of an output that was not accepted"
 
 

@@ -27,7 +27,7 @@ from ananke_server.masking.tokenizer import model_tokenizer
 
 HERE = Path(__file__).parent
 SECONDS, MIB = 2.0, 200
-MOST_SECONDS = 2 * SECONDS
+MOST_SECONDS = 1.5 * SECONDS
 """On a machine that is busy with other things."""
 MARGIN = 1.5
 
@@ -37,7 +37,7 @@ def chain(rules: int) -> str:
 
 
 BOMBS: dict[str, tuple[dict[str, Any], str]] = {
-    "much time": ({"do": "spin", "seconds": 60}, "more than 2 s of processor time|more than 4 s"),
+    "much time": ({"do": "spin", "seconds": 60}, "more than 2 s of processor time|more than 3 s"),
     "much memory in Python": ({"do": "hoard", "mib": 1000}, "more than 200 MiB"),
     "much memory in Rust": ({"json_schema": {"type": "array", "minItems": 10**9}}, "more than 200 MiB"),
     "a deep grammar": ({"lark": chain(20_000)}, "SIGSEGV"),
@@ -344,6 +344,6 @@ class TestRealCompiler:
         grammar = "start: " + " | ".join(f'"k{number}x"' for number in range(50_000))
         begun = time.monotonic()
         compiled = compiler.compile(json.dumps({"type": "grammar", "syntax": "lark", "grammar": grammar}))
-        assert time.monotonic() - begun < 2 * Limits().compile_seconds + MARGIN
+        assert time.monotonic() - begun < 1.5 * Limits().compile_seconds + MARGIN
         assert compiled.report.errors[0].code == ErrorCode.CONSTRAINT_TOO_LARGE
         assert compiler.compile('{"type": "regex", "pattern": "a"}').report.accepted

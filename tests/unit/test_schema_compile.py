@@ -205,6 +205,7 @@ def test_whitespace_stands_between_tokens_where_it_is_allowed(whitespace: str, o
         ({"minItems": True}, ErrorCode.INVALID_CONSTRAINT, {"/schema/minItems"}),
         ({"$schema": 3}, ErrorCode.INVALID_CONSTRAINT, {"/schema/$schema"}),
         ({"$ref": "#/$defs/nope"}, ErrorCode.INVALID_CONSTRAINT, {"/schema/$ref"}),
+        ({"$id": "http://[", "$ref": "x"}, ErrorCode.INVALID_CONSTRAINT, {"/schema"}),
         ({"$ref": "http://example.com/x"}, ErrorCode.UNSUPPORTED_CONSTRAINT, {"/schema/$ref"}),
         ({"$ref": "#"}, ErrorCode.INVALID_CONSTRAINT, {"/schema"}),
         ({"$dynamicRef": "#"}, ErrorCode.INVALID_CONSTRAINT, {"/schema"}),

@@ -25,7 +25,7 @@ class Limits:
     """Constraints in a composite, nested ones included."""
     lexer_states: int = 50_000
     """States of one matcher's lexer; llguidance's own default of 250,000 can take 500 MB."""
-    compile_seconds: float = 2.0
-    """Wall time of a compilation in the sandbox."""
+    compile_seconds: float = 1.5
+    """Processor time of a compilation in the sandbox; on a busy machine it is ended after one and a half times that by the wall."""
     compile_mib: int = 500
     """Memory that a compilation may add to its sandbox process."""

@@ -53,9 +53,9 @@ class LlguidanceV2(LogitsProcessor):
 
     def apply(self, logits: torch.Tensor, ctx: LogitsContext) -> torch.Tensor:
         """Consume what the last step sampled, fill this step's masks and apply them, in place."""
-        slots = ctx.idx_mapping_np.tolist()
-        rows = [(row, slot) for row, slot in enumerate(slots) if slot in self._batch.slots]
-        if not rows:
+        slots = ctx.idx_mapping_np
+        guided = [(row, slot) for row, slot in enumerate(slots.tolist()) if slot in self._batch.slots]
+        if not guided:
             return logits
         assert logits.shape[0] == len(slots), "speculative decoding is refused at start"
         stages = self._batch.stages
@@ -63,7 +63,8 @@ class LlguidanceV2(LogitsProcessor):
         stages.mark_forward()
         newest = self._newest.wait()
         stages.lap("last_token")
-        requests = [RowRequest(row, slot, self._new_tokens(slot, *newest[slot])) for row, slot in rows]
+        prompts = self._states.prompt_len.np[slots].tolist()
+        requests = [RowRequest(row, slot, self._new_tokens(slot, prompts[row], *newest[slot])) for row, slot in guided]
         bitmask = self._bitmask.next()
         stages.lap("gather")
         masked = self._batch.fill(requests, bitmask)
@@ -72,9 +73,9 @@ class LlguidanceV2(LogitsProcessor):
         stages.lap("apply")
         return logits
 
-    def _new_tokens(self, slot: int, length: int, token: int) -> list[int]:
+    def _new_tokens(self, slot: int, prompt: int, length: int, token: int) -> list[int]:
         """The tokens of a slot that its guide has not consumed: one a step, more only after preemption."""
-        start = int(self._states.prompt_len.np[slot]) + self._batch.slots[slot].consumed
+        start = prompt + self._batch.slots[slot].consumed
         if length - start <= 1:
             return [token] if length > start else []
         tokens: list[int] = self._states.all_token_ids.gpu[slot, start:length].cpu().tolist()
@@ -89,7 +90,8 @@ class _NewestTokens:
 
         self._states = states
         self._slots = torch.zeros(states.max_num_reqs, dtype=torch.int64, pin_memory=True)
-        self._host = torch.zeros((2, states.max_num_reqs), dtype=torch.int32, pin_memory=True)
+        # A row a slot: only into contiguous memory does a copy leave without waiting for the GPU.
+        self._host = torch.zeros((states.max_num_reqs, 2), dtype=torch.int32, pin_memory=True)
         self._event = torch.cuda.Event()
         self._fetched: list[int] = []
 
@@ -105,11 +107,10 @@ class _NewestTokens:
         lengths = self._states.total_len.gpu[index]
         last = (lengths - 1).clamp_(min=0).to(torch.int64)
         tokens = self._states.all_token_ids.gpu[index, last]
-        self._host[:, :count].copy_(torch.stack((lengths, tokens)), non_blocking=True)
+        self._host[:count].copy_(torch.stack((lengths, tokens), dim=1), non_blocking=True)
         self._event.record()
 
-    def wait(self) -> dict[int, tuple[int, int]]:
-        """``{slot: (length, last token)}`` of the last ``fetch``."""
+    def wait(self) -> dict[int, list[int]]:
+        """``{slot: [length, last token]}`` of the last ``fetch``."""
         self._event.synchronize()
-        lengths, tokens = self._host[:, : len(self._fetched)].tolist()
-        return {slot: pair for slot, *pair in zip(self._fetched, lengths, tokens, strict=True)}  # type: ignore[misc]
+        return dict(zip(self._fetched, self._host[: len(self._fetched)].tolist(), strict=True))

@@ -38,7 +38,7 @@ QUICK_QUEUE = 256
 SLOW_PLACES = 4
 """At least: more than small machines have cores, since what takes long is mostly refused in the end, and need not be so in turn."""
 SLOW_QUEUE = 8
-WALL = 2.0
+WALL = 1.5
 """What is not compiled after so many times the limit of processor time is ended, however little of it it had."""
 LEAST_SHARE = 0.1
 """The part of that limit that a constraint must have had to be called too large; with less the server is overloaded."""

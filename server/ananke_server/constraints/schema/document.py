@@ -153,11 +153,19 @@ class Document:
         return known
 
     def root_node(self) -> Node:
-        """The node of the whole schema."""
+        """The node of the whole schema.
+
+        Raises:
+            Refusal: an identifier in it is no URI.
+        """
         resource: Resource[Any] = _SPECIFICATIONS[self.draft].create_resource(self.root)
         base = _identifier(resource)
-        self._registry = META_SCHEMAS.with_resource(base, resource).crawl()
-        return self.node(self.root, "/schema", self._registry.resolver(base))
+        try:
+            self._registry = META_SCHEMAS.with_resource(base, resource).crawl()
+            return self.node(self.root, "/schema", self._registry.resolver(base))
+        except (ValueError, TypeError, AttributeError) as fault:
+            message = f"an identifier of the schema is no URI: {fault}"
+            raise refuse(ErrorCode.INVALID_CONSTRAINT, message, pointer="/schema") from fault
 
     def target(self, node: Node, keyword: str) -> Node:
         """The node that a reference leads to.
