@@ -26,7 +26,7 @@ DRAFTS = {
         ({"properties": {"a": {"minLength": -1}}}, ["properties", "a", "minLength"], "less than the minimum"),
         ({"required": "a"}, ["required"], "not of type"),
         ({"anyOf": []}, ["anyOf"], "less than 1"),
-        ({"items": [{}]}, ["items"], "not of type"),
+        ({"$schema": "https://json-schema.org/draft/2020-12/schema", "items": [{}]}, ["items"], "not of type"),
         ({"properties": {"a": 5}}, ["properties", "a"], "not of type"),
         ({"$ref": 5}, ["$ref"], "not of type"),
         ({"$schema": "http://json-schema.org/draft-07/schema#", "items": [{}, {"type": "x"}]}, ["items", 1, "type"], "no type"),

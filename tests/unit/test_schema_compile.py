@@ -206,6 +206,7 @@ def test_whitespace_stands_between_tokens_where_it_is_allowed(whitespace: str, o
         ({"$schema": 3}, ErrorCode.INVALID_CONSTRAINT, {"/schema/$schema"}),
         ({"$ref": "#/$defs/nope"}, ErrorCode.INVALID_CONSTRAINT, {"/schema/$ref"}),
         ({"$id": "http://[", "$ref": "x"}, ErrorCode.INVALID_CONSTRAINT, {"/schema"}),
+        ({"$dynamicRef": {}, "type": 3, "$schema": DRAFT_7}, ErrorCode.INVALID_CONSTRAINT, {"/schema/type"}),
         ({"$ref": "http://example.com/x"}, ErrorCode.UNSUPPORTED_CONSTRAINT, {"/schema/$ref"}),
         ({"$ref": "#"}, ErrorCode.INVALID_CONSTRAINT, {"/schema"}),
         ({"$dynamicRef": "#"}, ErrorCode.INVALID_CONSTRAINT, {"/schema"}),
@@ -343,3 +344,9 @@ def test_options_of_llguidance_within_a_schema_are_only_unknown_keywords() -> No
     assert not admits(schema(value))('{"a": 1}')
     [warning] = COMPILER.compile(schema(value)).report.warnings
     assert (warning.code, warning.pointer) == ("unknown_keyword", "/schema/properties/a/x-guidance")
+
+
+def test_what_is_no_keyword_of_the_draft_may_have_any_value() -> None:
+    admitted = admits(schema({"$schema": DRAFT_7, "$dynamicRef": {"a": 1}, "prefixItems": 5, "$recursiveRef": 3, "type": "null"}))
+    assert admitted("null")
+    assert not admitted("1")

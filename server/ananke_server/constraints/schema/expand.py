@@ -204,9 +204,9 @@ def _reference(expander: Expander, node: Node, value: Any, positive: bool, type_
 def _dynamic_reference(keyword: str, anchor: str) -> _Handler:
     def handle(expander: Expander, node: Node, value: Any, positive: bool, type_: JsonType) -> Alternatives:
         document = expander.document
-        name = value.rpartition("#")[2] if keyword == "$dynamicRef" else True
         if document.draft != (Draft.D2020 if keyword == "$dynamicRef" else Draft.D2019):
             return ALWAYS if positive else NEVER
+        name = value.rpartition("#")[2] if keyword == "$dynamicRef" else True
         if document.anchors(anchor, name) > 1:
             return unsupported(node.at(keyword), f"several {anchor} could be meant")
         return expander.node(document.target(node, keyword), positive, type_)
