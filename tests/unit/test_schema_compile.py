@@ -350,3 +350,22 @@ def test_what_is_no_keyword_of_the_draft_may_have_any_value() -> None:
     admitted = admits(schema({"$schema": DRAFT_7, "$dynamicRef": {"a": 1}, "prefixItems": 5, "$recursiveRef": 3, "type": "null"}))
     assert admitted("null")
     assert not admitted("1")
+
+
+def test_all_faults_of_a_schema_are_told_at_once() -> None:
+    value = {
+        "properties": {
+            "a": {"pattern": "("},
+            "b": {"$ref": "#/$defs/nope"},
+            "c": {"items": {"patternProperties": {"[": {}}}},
+            "d": {"anyOf": [{"pattern": "*"}, {"$ref": "#/nowhere"}]},
+        }
+    }
+    pointers = {error.pointer for error in COMPILER.compile(schema(value)).report.errors}
+    assert pointers == {
+        "/schema/properties/a/pattern",
+        "/schema/properties/b/$ref",
+        "/schema/properties/c/items/patternProperties",
+        "/schema/properties/d/anyOf/0/pattern",
+        "/schema/properties/d/anyOf/1/$ref",
+    }

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ananke_client.errors import ErrorCode
-from ananke_server.constraints.refusal import refuse
+from ananke_client.report import Diagnostic
+from ananke_server.constraints.refusal import Refusal, refuse
 from ananke_server.constraints.schema.alternatives import Alternative, TooManyAlternatives, both
 from ananke_server.constraints.schema.counting import Counting
 from ananke_server.constraints.schema.document import ANY, Document, Goal, Node, Obligation
@@ -17,6 +18,7 @@ from ananke_server.constraints.schema.merge import Merger
 from ananke_server.constraints.schema.parts import ArrayPart, Dropped, NameClass, ObjectPart, Part, StringPart
 from ananke_server.constraints.schema.strings import is_empty, is_empty_expression, name_expression
 
+MAX_FAULTS = 32
 MAX_GOALS = 5_000
 LOOK_AHEAD = 8
 """Levels of properties and items that are looked into to tell that a goal cannot be fulfilled."""
@@ -72,8 +74,13 @@ class _Builder:
         self._merger = Merger(self.document, self.judge, self.is_possible, self.parts_of)
 
     def reachable(self, root: Goal) -> dict[Goal, list[Part]]:
-        """The parts of the root and of every goal below it."""
+        """The parts of the root and of every goal below it.
+
+        Raises:
+            Refusal: with the faults of all of them.
+        """
         found: dict[Goal, list[Part]] = {}
+        faults: list[Diagnostic] = []
         pending = [root]
         while pending:
             goal = pending.pop()
@@ -82,12 +89,18 @@ class _Builder:
             if len(found) >= MAX_GOALS:
                 message = f"the schema comes down to more than {MAX_GOALS:,} combinations of subschemas"
                 raise refuse(ErrorCode.CONSTRAINT_TOO_LARGE, message, pointer="/schema")
-            try:
-                found[goal] = [part for type_ in TYPES for part in self.parts_of(goal, type_)]
-            except SelfReference as fault:
-                message = "the schema refers to itself without a property or an item in between"
-                raise refuse(ErrorCode.INVALID_CONSTRAINT, message, pointer=fault.node.pointer) from None
+            found[goal] = []
+            for type_ in TYPES:
+                try:
+                    found[goal] += self.parts_of(goal, type_)
+                except Refusal as refusal:
+                    faults += refusal.diagnostics
+                except SelfReference as fault:
+                    message = "the schema refers to itself without a property or an item in between"
+                    faults.append(Diagnostic(code=ErrorCode.INVALID_CONSTRAINT, message=message, pointer=fault.node.pointer))
             pending.extend(child for part in found[goal] for child in goals_of(part))
+        if faults:
+            raise Refusal(list(dict.fromkeys(faults))[:MAX_FAULTS])
         return found
 
     def parts_of(self, goal: Goal, type_: JsonType) -> list[Part]:
@@ -113,8 +126,8 @@ class _Builder:
         self._depth += 1
         try:
             self._possible[goal] = any(self.parts_of(goal, type_) for type_ in TYPES)
-        except SelfReference:
-            # It is being expanded further up.
+        except (SelfReference, Refusal):
+            # It is being expanded further up, or at fault, which is told where its own turn comes.
             del self._possible[goal]
             return True
         finally:
@@ -132,7 +145,7 @@ class _Builder:
                 self._disjoint[key] = all(isinstance(part, StringPart) and part.whole and is_empty(part) for part in parts)
             except TooManyAlternatives:
                 return False
-            except SelfReference:
+            except (SelfReference, Refusal):
                 del self._disjoint[key]
                 return False
         return self._disjoint[key]
@@ -141,7 +154,7 @@ class _Builder:
         """Whether a value of a type fulfils an alternative, as far as that can be told."""
         try:
             return bool(self._merger.merge(alternative, type_))
-        except SelfReference:
+        except (SelfReference, Refusal):
             return True
 
     def judge(self, goal: Goal, value: Any) -> bool:

@@ -12,7 +12,7 @@ from referencing.exceptions import PointerToNowhere, Unresolvable
 from referencing.jsonschema import DRAFT4, DRAFT6, DRAFT7, DRAFT201909, DRAFT202012
 
 from ananke_client.errors import ErrorCode
-from ananke_server.constraints.refusal import pointer_of, refuse
+from ananke_server.constraints.refusal import Refusal, pointer_of, refuse
 from ananke_server.drafts import URIS, Draft, Schema, UnknownDraft, draft_of
 
 
@@ -216,7 +216,11 @@ class Document:
         seen: set[int] = set()
         while isinstance(node.schema, dict) and node.schema.keys() == {"$ref"} and id(node) not in seen:
             seen.add(id(node))
-            node = self.target(node, "$ref")
+            try:
+                node = self.target(node, "$ref")
+            except Refusal:
+                # Told when the node itself is expanded, so that the faults of others are told too.
+                break
         return node
 
     def _inside(self, schema: dict[str, Any], resolver: Any) -> Any:
