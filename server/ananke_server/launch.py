@@ -21,6 +21,7 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ananke_server.ownership import stat_fields
 from ananke_server.repository import response_cache_mib, served_repository, validate_instances
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -324,10 +325,8 @@ def processes() -> Iterator[Process]:
 
 
 def read_process(pid: int) -> Process | None:
-    try:
-        # The second field, the program's name in brackets, may hold anything.
-        fields = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
-    except OSError:
+    fields = stat_fields(pid)
+    if fields is None:
         return None
     return Process(pid, session=int(fields[3]), started=int(fields[19]), ended=fields[0] in "ZX")
 

@@ -19,6 +19,7 @@ from ananke_client.report import ConstraintReport
 from ananke_server.constraints.compiled import CompiledConstraint, Compiler
 from ananke_server.constraints.limits import Limits
 from ananke_server.constraints.refusal import refuse
+from ananke_server.constraints.sandbox.worker import OUT_OF_MEMORY, data_bytes
 from ananke_server.constraints.verify import fault_of
 from ananke_server.masking.program_matcher import new_program
 from ananke_server.masking.tokenizer import TokenizerSource, model_tokenizer
@@ -146,12 +147,9 @@ def limited(job: Callable[[], Any], *, seconds: float, mib: int) -> Any:
         return content["result"]
     if ended == -signal.SIGALRM:
         raise LimitError(f"took more than {seconds:g} s")
-    if ended in (_OUT_OF_MEMORY, -signal.SIGABRT):
+    if ended in (OUT_OF_MEMORY, -signal.SIGABRT):
         raise LimitError(f"took more than {mib} MiB")
     raise LimitError(f"ended its process with status {ended}")
-
-
-_OUT_OF_MEMORY = 77
 
 
 def _work(job: Callable[[], Any], answers: int, seconds: float, mib: int) -> None:
@@ -162,13 +160,13 @@ def _work(job: Callable[[], Any], answers: int, seconds: float, mib: int) -> Non
         # What native code says as it dies is told by the status.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
         _, most = resource.getrlimit(resource.RLIMIT_DATA)
-        resource.setrlimit(resource.RLIMIT_DATA, (_data_bytes() + (mib << 20), most))
+        resource.setrlimit(resource.RLIMIT_DATA, (data_bytes() + (mib << 20), most))
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         with os.fdopen(answers, "wb") as file:
             file.write(json.dumps(_outcome(job)).encode())
         status = 0
     except MemoryError:
-        status = _OUT_OF_MEMORY
+        status = OUT_OF_MEMORY
     finally:
         os._exit(status)
 
@@ -181,7 +179,3 @@ def _outcome(job: Callable[[], Any]) -> dict[str, Any]:
     except Exception as fault:
         return {"fault": f"{type(fault).__name__}: {fault}"[:1000]}
 
-
-def _data_bytes() -> int:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return int(next(line for line in lines if line.startswith("VmData:")).split()[1]) << 10

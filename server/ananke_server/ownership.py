@@ -50,7 +50,14 @@ def _folder() -> Path:
 
 def _start_of(pid: int) -> str | None:
     """When it started, in the kernel's ticks: with that its number is not used twice."""
+    fields = stat_fields(pid)
+    return None if fields is None else fields[19]
+
+
+def stat_fields(pid: int) -> list[str] | None:
+    """The fields of /proc/PID/stat from the third on, None where there is no such process."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()[19]
+        # The second, the program's name in brackets, may hold anything.
+        return Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
     except OSError:
         return None

@@ -16,6 +16,7 @@ import numpy as np
 from llguidance import LLMatcher, LLTokenizer, TokenizerWrapper
 from numpy.typing import NDArray
 
+from ananke_server.masking.batch import GuidedBatch, RowRequest
 from ananke_server.masking.tickets import Failure, Ticket, TicketTable
 
 # Three words of mask, the last one partly used; ends and other specials stand between the text tokens.
@@ -225,6 +226,18 @@ def order_args(ticket: Ticket, grammar: str) -> dict[str, object]:
 def empty_masks(rows: int, words: int = 3) -> NDArray[np.int32]:
     """A bitmask with rubbish in it."""
     return np.full((rows, words), 0x5A5A5A5A, dtype=np.int32)
+
+
+def place(batch: GuidedBatch, slot: int, constraint: Constraint) -> Ticket:
+    ticket = batch.store.table.open(slot)
+    batch.place(slot, batch.store.take(ticket, constraint.grammar))
+    return ticket
+
+
+def mask_of(batch: GuidedBatch, slot: int, *tokens: int) -> set[int]:
+    masks = empty_masks(1)
+    assert batch.fill([RowRequest(0, slot, tokens)], masks) == [0]
+    return set(allowed_by(masks[0]))
 
 
 def tries(constraint: Constraint, output: Sequence[int]) -> frozenset[int]:

@@ -23,6 +23,8 @@ from masking_support import (
     empty_masks,
     encode,
     expected_mask,
+    mask_of,
+    place,
     text_of,
     ticket_table,
     tries,
@@ -45,18 +47,6 @@ def table() -> Iterator[TicketTable]:
 @pytest.fixture
 def batch(table: TicketTable) -> GuidedBatch:
     return GuidedBatch(GuideStore(TOKENIZER, table))
-
-
-def place(batch: GuidedBatch, slot: int, constraint: Constraint) -> Ticket:
-    ticket = batch.store.table.open(slot)
-    batch.place(slot, batch.store.take(ticket, constraint.grammar))
-    return ticket
-
-
-def mask_of(batch: GuidedBatch, slot: int, *tokens: int) -> set[int]:
-    masks = empty_masks(1)
-    assert batch.fill([RowRequest(0, slot, tokens)], masks) == [0]
-    return set(allowed_by(masks[0]))
 
 
 def language_allows(constraint: Constraint, text: bytes) -> set[int]:

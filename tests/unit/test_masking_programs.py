@@ -31,6 +31,8 @@ from masking_support import (
     empty_masks,
     encode,
     expected_mask,
+    mask_of,
+    place,
     text_of,
     ticket_table,
     tree,
@@ -41,7 +43,7 @@ from ananke_server.masking.batch import GuidedBatch, RowRequest
 from ananke_server.masking.guides import GuideStore
 from ananke_server.masking.matchers import MatcherPool
 from ananke_server.masking.program_matcher import ProgramMatcher, new_program, unforced
-from ananke_server.masking.tickets import Failure, Ticket, TicketTable
+from ananke_server.masking.tickets import Failure, TicketTable
 from ananke_server.masking.tokenizer import model_tokenizer
 
 SMALL_MODEL = Path(__file__).parents[2] / ".ananke" / "models" / "SmolLM2-135M-Instruct"
@@ -57,18 +59,6 @@ def table() -> Iterator[TicketTable]:
 @pytest.fixture
 def batch(table: TicketTable) -> GuidedBatch:
     return GuidedBatch(GuideStore(TOKENIZER, table))
-
-
-def place(batch: GuidedBatch, slot: int, constraint: Constraint) -> Ticket:
-    ticket = batch.store.table.open(slot)
-    batch.place(slot, batch.store.take(ticket, constraint.grammar))
-    return ticket
-
-
-def mask_of(batch: GuidedBatch, slot: int, *tokens: int) -> set[int]:
-    masks = empty_masks(1)
-    assert batch.fill([RowRequest(0, slot, tokens)], masks) == [0]
-    return set(allowed_by(masks[0]))
 
 
 def words_of(program: str, tokenizer: LLTokenizer, chooser: random.Random) -> tuple[list[int], ProgramMatcher]:

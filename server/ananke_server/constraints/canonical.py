@@ -9,21 +9,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from typing import Any
 
 from ananke_client.constraint import Constraint
-from ananke_server.repeats import repeated_key
+from ananke_server.constraints.parse import strict_json
+from ananke_server.constraints.refusal import Refusal
+from ananke_server.drafts import CHILD, CHILDREN, CHILDREN_BY_NAME
 
-_SCHEMA = frozenset(
-    (
-        *("additionalItems", "additionalProperties", "contains", "contentSchema", "else", "if", "items", "not", "propertyNames", "then"),
-        *("unevaluatedItems", "unevaluatedProperties"),
-    )
-)
-_SCHEMAS = frozenset(("allOf", "anyOf", "items", "oneOf", "prefixItems"))
-_SCHEMA_OF_NAME = frozenset(("$defs", "definitions", "dependencies", "dependentRequired", "dependentSchemas", "patternProperties"))
-_SCHEMA_OF_NAME_IN_ORDER = frozenset(("properties",))
+_SCHEMA = frozenset((*CHILD, "contentSchema"))
+_SORTED_BY_NAME = frozenset((*CHILDREN_BY_NAME, "dependentRequired")) - {"properties"}
 
 
 def constraint_key(constraint: Constraint) -> str:
@@ -37,9 +31,8 @@ def text_key(text: str) -> str | None:
     None for a text that is not JSON, or not JSON that a constraint may be: its faults lie in its form.
     """
     try:
-        value = json.loads(text, object_pairs_hook=_unique, parse_float=_finite, parse_constant=_no_constant)
-        return _digest(canonical_text(value))
-    except (ValueError, RecursionError):
+        return _digest(canonical_text(strict_json(text)))
+    except (Refusal, ValueError, RecursionError):
         return None
 
 
@@ -82,30 +75,14 @@ def canonical_schema(schema: Any) -> Any:
 
 def _keyword(name: str, value: Any) -> Any:
     if isinstance(value, list):
-        return [canonical_schema(part) for part in value] if name in _SCHEMAS else value
+        return [canonical_schema(part) for part in value] if name in CHILDREN else value
     if not isinstance(value, dict):
         return value
     if name in _SCHEMA:
         return canonical_schema(value)
-    if name in _SCHEMA_OF_NAME:
+    if name in _SORTED_BY_NAME:
         return {key: canonical_schema(value[key]) for key in sorted(value)}
-    if name in _SCHEMA_OF_NAME_IN_ORDER:
+    if name == "properties":
         return {key: canonical_schema(part) for key, part in value.items()}
     return value
 
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    if repeated_key(pairs) is not None:
-        raise ValueError("a key is repeated")
-    return dict(pairs)
-
-
-def _finite(text: str) -> float:
-    number = float(text)
-    if math.isinf(number):
-        raise ValueError("a number is too large")
-    return number
-
-
-def _no_constant(name: str) -> None:
-    raise ValueError(f"{name} is no JSON number")

@@ -9,18 +9,11 @@ from typing import Any
 import jsonschema_rs
 from jsonschema_rs import ValidationError, ValidationErrorKind
 
-from ananke_server.drafts import Schema
+from ananke_server.constraints.refusal import MAX_FAULTS
+from ananke_server.drafts import URIS, Schema
 from ananke_server.judging.validator import validator_class
 
-MAX_FAULTS = 32
-
-_META_SCHEMAS = {
-    jsonschema_rs.Draft4Validator: "http://json-schema.org/draft-04/schema#",
-    jsonschema_rs.Draft6Validator: "http://json-schema.org/draft-06/schema#",
-    jsonschema_rs.Draft7Validator: "http://json-schema.org/draft-07/schema#",
-    jsonschema_rs.Draft201909Validator: "https://json-schema.org/draft/2019-09/schema",
-    jsonschema_rs.Draft202012Validator: "https://json-schema.org/draft/2020-12/schema",
-}
+_META_SCHEMAS = {validator_class({"$schema": uri}): uri for uri in URIS}
 
 
 def metaschema_faults(schema: Schema) -> list[tuple[list[str | int], str]]:

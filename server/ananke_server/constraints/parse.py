@@ -66,7 +66,7 @@ def load_json(text: str, limits: Limits = _DEFAULTS) -> Any:
     if size > limits.bytes:
         raise refuse(ErrorCode.CONSTRAINT_TOO_LARGE, f"the constraint has {size:,} bytes; at most {limits.bytes:,} are taken")
     try:
-        value = json.loads(text, parse_constant=_refuse_constant, parse_float=_finite, object_pairs_hook=unique_object)
+        value = strict_json(text)
         json.dumps(value, ensure_ascii=False).encode("utf-8")
     except json.JSONDecodeError as fault:
         message = f"the constraint is not JSON: {fault.msg}"
@@ -80,6 +80,16 @@ def load_json(text: str, limits: Limits = _DEFAULTS) -> Any:
     if _depth(value, limits.nesting) > limits.nesting:
         raise too_deep(limits)
     return value
+
+
+def strict_json(text: str) -> Any:
+    """The JSON value of a text, of any size.
+
+    Raises:
+        ValueError, RecursionError: it is not JSON, or nests too deep for Python.
+        Refusal: a key is repeated, or a number is none that JSON or a double has.
+    """
+    return json.loads(text, parse_constant=_refuse_constant, parse_float=_finite, object_pairs_hook=unique_object)
 
 
 def _typed(value: dict[str, Any]) -> Constraint:

@@ -5,6 +5,9 @@ from __future__ import annotations
 from ananke_client.errors import AnankeError, ErrorCode, error_of
 from ananke_client.report import Diagnostic
 
+MAX_FAULTS = 32
+"""Faults of one kind that a refusal lists."""
+
 
 class Refusal(Exception):
     """A constraint is refused; carries every diagnostic found so far."""

@@ -63,14 +63,14 @@ def _isolate(channel: socket.socket, errors: int) -> socket.socket:
 
 
 def _serve(channel: socket.socket, compiler: Compiler, limits: Limits) -> int:
-    base = _data_bytes()
+    base = data_bytes()
     _limit(base + limits.compile_mib * (1 << 20))
     for count in range(1, _WORN_AFTER_TEXTS + 1):
         text = frames.receive(channel)
         if text is None:
             return 0
         answer = _answer(compiler, text.decode("utf-8", errors="surrogatepass"))
-        worn = count == _WORN_AFTER_TEXTS or _data_bytes() > base + _WORN_BY_BYTES
+        worn = count == _WORN_AFTER_TEXTS or data_bytes() > base + _WORN_BY_BYTES
         channel.sendall(frames.pack((WORN if worn else FRESH) + answer))
         if worn:
             return 0
@@ -97,7 +97,7 @@ def _answer(compiler: Compiler, text: str) -> bytes:
     return json.dumps(content).encode()
 
 
-def _data_bytes() -> int:
+def data_bytes() -> int:
     """The memory that RLIMIT_DATA counts: private, writable, the stack aside."""
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith("VmData:"):

@@ -8,7 +8,7 @@ from typing import Any
 
 from ananke_client.errors import ErrorCode
 from ananke_client.report import Diagnostic
-from ananke_server.constraints.refusal import Refusal, refuse
+from ananke_server.constraints.refusal import MAX_FAULTS, Refusal, refuse
 from ananke_server.constraints.schema.alternatives import Alternative, TooManyAlternatives, both
 from ananke_server.constraints.schema.counting import Counting
 from ananke_server.constraints.schema.document import ANY, Document, Goal, Node, Obligation
@@ -18,7 +18,6 @@ from ananke_server.constraints.schema.merge import Merger
 from ananke_server.constraints.schema.parts import ArrayPart, Dropped, NameClass, ObjectPart, Part, StringPart
 from ananke_server.constraints.schema.strings import is_empty, is_empty_expression, name_expression
 
-MAX_FAULTS = 32
 MAX_GOALS = 5_000
 LOOK_AHEAD = 8
 """Levels of properties and items that are looked into to tell that a goal cannot be fulfilled."""

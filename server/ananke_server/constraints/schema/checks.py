@@ -12,7 +12,7 @@ from ananke_client.errors import ErrorCode
 from ananke_client.report import Diagnostic
 from ananke_server.constraints.limits import Limits
 from ananke_server.constraints.metaschema import metaschema_faults
-from ananke_server.constraints.refusal import Refusal, pointer_of, refuse
+from ananke_server.constraints.refusal import MAX_FAULTS, Refusal, pointer_of, refuse
 from ananke_server.constraints.schema import formats
 from ananke_server.constraints.schema.build import Definitions
 from ananke_server.constraints.schema.document import Document, known_draft
@@ -20,7 +20,6 @@ from ananke_server.constraints.schema.keywords import type_of
 from ananke_server.constraints.schema.parts import ValuesPart
 from ananke_server.drafts import CHILD, CHILDREN, CHILDREN_BY_NAME, Draft, Schema, subschemas
 
-MAX_FAULTS = 32
 MAX_DIGITS = 400
 MAX_LENGTH = 2**31 - 1
 """The largest ``minLength`` or ``maxLength``; llguidance counts repetitions in 32 bits."""

@@ -107,18 +107,23 @@ class Expander:
         active = _active(node)
         if positive and any(keyword in _SORTING and not _HANDLERS[keyword](self, node, value, True, type_) for keyword, value in active):
             return NEVER
-        parts = [part for keyword, value in active for part in self._keyword(node, keyword, value, positive, type_)]
+        parts = self._parts(node, positive, type_)
         try:
             result = self._conjunction(parts, type_) if positive else any_of(parts)
         except TooManyAlternatives:
             result = unsupported(node.pointer, "its keywords together have too many alternatives")
         return self._with_unevaluated(node, result, positive, type_)
 
+    def _parts(self, node: Node, positive: bool, type_: JsonType) -> list[Alternatives]:
+        """What each keyword demands, or its negation; the ``unevaluated`` ones are not among them."""
+        return [part for keyword, value in _active(node) for part in self._keyword(node, keyword, value, positive, type_)]
+
     def _keyword(self, node: Node, keyword: str, value: Any, positive: bool, type_: JsonType) -> list[Alternatives]:
         """A keyword's demands; those of ``allOf`` each apart, so that what contradicts the whole node is found early."""
         try:
-            if keyword == "allOf" and positive:
-                return [self.node(node.child("allOf", index), True, type_) for index in range(len(value))]
+            if keyword == "allOf":
+                members = [self.node(node.child("allOf", index), positive, type_) for index in range(len(value))]
+                return members if positive else [any_of(members)]
             handler = _HANDLERS.get(keyword)
             return [] if handler is None else [handler(self, node, value, positive, type_)]
         except TooManyAlternatives:
@@ -142,7 +147,7 @@ class Expander:
         if keyword is None or node.get(keyword) is None or self.document.draft < Draft.D2019:
             return rest
         self.note(node, keyword, "decided by which subschemas hold")
-        satisfied = rest if positive else self._without(node, keyword, type_)
+        satisfied = rest if positive else self._conjunction(self._parts(node, True, type_), type_)
         child = node.child(keyword)
         demanded = []
         for alternative in satisfied:
@@ -151,12 +156,6 @@ class Expander:
         if positive:
             return covering(any_of(demanded), Coverage(all_properties=type_ == "object", all_items=type_ == "array"))
         return any_of([rest, *demanded])
-
-    def _without(self, node: Node, keyword: str, type_: JsonType) -> Alternatives:
-        parts = [
-            _HANDLERS[name](self, node, value, True, type_) for name, value in _active(node) if name in _HANDLERS and name != keyword
-        ]
-        return all_of(parts)
 
     def _properties_left(self, node: Node, child: Node, coverage: Coverage, positive: bool) -> Alternatives:
         if coverage.all_properties:
@@ -212,11 +211,6 @@ def _dynamic_reference(keyword: str, anchor: str) -> _Handler:
         return expander.node(document.target(node, keyword), positive, type_)
 
     return handle
-
-
-def _all_of(expander: Expander, node: Node, value: Any, positive: bool, type_: JsonType) -> Alternatives:
-    parts = (expander.node(node.child("allOf", index), positive, type_) for index in range(len(value)))
-    return all_of(parts) if positive else any_of(parts)
 
 
 def _any_of(expander: Expander, node: Node, value: Any, positive: bool, type_: JsonType) -> Alternatives:
@@ -353,7 +347,6 @@ _HANDLERS: dict[str, _Handler] = {
     "$ref": _reference,
     "$dynamicRef": _dynamic_reference("$dynamicRef", "$dynamicAnchor"),
     "$recursiveRef": _dynamic_reference("$recursiveRef", "$recursiveAnchor"),
-    "allOf": _all_of,
     "anyOf": _any_of,
     "oneOf": _one_of,
     "not": _not,
