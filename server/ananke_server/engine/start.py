@@ -20,12 +20,16 @@ def start_engine(settings: Settings) -> tuple[Any, MaskCrew]:
     """A running ``AsyncLLM``, and the mask processes that it masks with, which have to be closed after it.
 
     Call it on the event loop that will use them; takes tens of seconds.
+
+    Raises:
+        ValueError: the settings ask for what masks are not made for.
     """
     runner = _prepare_environment(settings)
     from vllm import AsyncEngineArgs
     from vllm.v1.engine.async_llm import AsyncLLM
 
     config = AsyncEngineArgs(**engine_arguments(settings, runner)).create_engine_config()
+    _refuse_more_batches(config.parallel_config)
     source = served_source(config.model_config)
     crew = MaskCrew.start(
         source,
@@ -59,6 +63,13 @@ def engine_arguments(settings: Settings, runner: str) -> dict[str, Any]:
         "worker_extension_cls": "ananke_server.masking.worker.WorkerExtension",
         "trust_remote_code": False,
     } | settings.engine_args
+
+
+def _refuse_more_batches(parallel: Any) -> None:
+    """The board has room for two steps of one batch: pipeline stages would have more under way, data parallel engines others."""
+    for name in ("pipeline_parallel_size", "data_parallel_size"):
+        if (size := getattr(parallel, name)) > 1:
+            raise ValueError(f"engine_args: {name} is {size}, but masks are made for 1; use tensor_parallel_size")
 
 
 def _dtype(settings: Settings) -> str:
