@@ -21,16 +21,11 @@ from ananke_client.grpc_codec import encode_tensors
 
 STREAMS: Final = 64
 COMPILE_SECONDS: Final = 2.0
-LIMIT_SECONDS: Final = "8"
-"""Of processor time that the server's sandbox allows, so that the slow constraint passes."""
+LIMITS: Final = {"ANANKE_LIMITS__COMPILE_SECONDS": "8", "ANANKE_LIMITS__COMPILE_MIB": "2000", "ANANKE_LIMITS__BYTES": str(8 << 20)}
+"""Settings of the server under which the slow constraint is taken."""
 INTRUDER_TOKENS: Final = 10
 _FIRST_NAMES: Final = 2000
 _MOST_NAMES: Final = 200_000
-
-
-def environment() -> dict[str, str]:
-    """Settings of the server under which the slow constraint is taken."""
-    return {"ANANKE_LIMITS__COMPILE_SECONDS": LIMIT_SECONDS}
 
 
 def slow_constraint(names: int, salt: str) -> str:
@@ -55,7 +50,7 @@ def calibrated(url: str, left: Callable[[], float]) -> tuple[int, float]:
     with AnankeInferenceClient(url=url, timeout=60) as client:
         while names <= _MOST_NAMES and left() > 0:
             begun = time.perf_counter()
-            report = client.validate(slow_constraint(names, f"c{names}"))
+            report = client.validate(slow_constraint(names, _salt()))
             taken = time.perf_counter() - begun
             if not report.accepted:
                 break
@@ -83,7 +78,7 @@ def measure(
     length = max(stream.stamps[-1][0] - stream.begun for stream in warm_up)
     for number in range(1, rounds + 1):
         quiet.append(_round(clients, prompts, number, tokens, streams, [], left))
-        salt = f"s{time.time_ns() % 10**9}"
+        salt = _salt()
         orders = [
             Order(_message(slow_constraint(names, salt), number), after=0.25 * length),
             Order(_message(enums_constraint(salt), number), after=0.5 * length),
@@ -127,3 +122,8 @@ def _message(constraint: str, seed: int) -> bytes:
     message = encode_tensors("generate", tensors | {"stream": True, "return_num_output_tokens": True})
     serialised: bytes = message.SerializeToString()
     return serialised
+
+
+def _salt() -> str:
+    """Nine digits that were not there before."""
+    return f"{time.time_ns() // 1000 % 10**9:09d}"

@@ -186,7 +186,7 @@ class Benchmark:
 
     def _through_triton(self, side: str) -> None:
         model = side
-        options: dict[str, Any] = {"environment": stream_stall.environment() if self._arguments.stall else {}}
+        options: dict[str, Any] = {"environment": stream_stall.LIMITS if self._arguments.stall else {}}
         if side == "vllm_backend":
             if self._arguments.vllm_backend is None:
                 self._results.note("vllm_backend: left out, no --vllm-backend was given")

@@ -43,9 +43,11 @@ class Counters:
         self._reporter.start()
 
     def close(self) -> None:
-        """Stop reporting."""
+        """Stop reporting, and let go of Triton's metrics: a stub process that still has some when its interpreter ends crashes."""
         self._closing.set()
         self._reporter.join()
+        self._metrics.clear()
+        self._families.clear()
 
     def _report(self) -> None:
         while not self._closing.wait(_SECONDS_BETWEEN_REPORTS):

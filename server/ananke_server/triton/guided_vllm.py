@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
 import threading
 from typing import TYPE_CHECKING, Any
@@ -62,6 +63,8 @@ class TritonPythonModel:
         self._cancellation.close()
         self._pipe.close()
         self._metrics.close()
+        # What cycles still hold of Triton's has to go before its shared memory does.
+        gc.collect()
         Seal.forget()
 
     async def _answer(self, request: GenerateRequest, responses: Responses) -> None:

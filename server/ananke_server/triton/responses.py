@@ -122,7 +122,11 @@ class Responses:
             logger.exception("a response could not be built or sent")
             self._failed_to_send = True
             sent = self._send_error(fault), pieces
-        self._queue_again()
+        if self._closed:
+            # A sender that is still held by a cycle, as through an error's traceback, crashes the process at its exit.
+            self._sender = self._end = None
+        else:
+            self._queue_again()
         return sent
 
     def _send(self, waiting: list[Delta], pieces: int, end: GenerateResult | Exception | None) -> tuple[int, int]:
@@ -164,7 +168,6 @@ class Responses:
     def _queue_again(self) -> None:
         """Go to the end of the queue if something has come meanwhile."""
         with self._lock:
-            again = not self._closed and (self._pieces > 0 or self._end is not None)
-            self._queued = again
+            self._queued = again = self._pieces > 0 or self._end is not None
         if again:
             self._ready.put(self)
