@@ -1,4 +1,4 @@
-"""Intruders in a run of constrained streams: a constraint that takes seconds to compile, and a schema of 100 enums never seen before.
+"""Intruders in a run of constrained streams: a constraint that takes two seconds to compile, and a schema of 100 enums never seen before.
 
 What counts is how much longer the others' steps become: the 99th percentile of the time between their tokens, in runs
 with and without intruders by turns.
@@ -21,45 +21,44 @@ from ananke_client.grpc_codec import encode_tensors
 
 STREAMS: Final = 64
 COMPILE_SECONDS: Final = 2.0
-LIMITS: Final = {"ANANKE_LIMITS__COMPILE_SECONDS": "8", "ANANKE_LIMITS__COMPILE_MIB": "2000", "ANANKE_LIMITS__BYTES": str(8 << 20)}
+LIMITS: Final = {"ANANKE_LIMITS__COMPILE_SECONDS": "8", "ANANKE_LIMITS__COMPILE_MIB": "2000", "ANANKE_LIMITS__BYTES": str(32 << 20)}
 """Settings of the server under which the slow constraint is taken."""
 INTRUDER_TOKENS: Final = 10
-_FIRST_NAMES: Final = 2000
-_MOST_NAMES: Final = 200_000
+_PART_VALUES: Final = 300
+_MOST_PARTS: Final = 40
 
 
-def slow_constraint(names: int, salt: str) -> str:
-    """A choice of so many texts as a grammar, which the compiler has to build a lexer for."""
-    return json.dumps({"type": "grammar", "grammar": "start: " + " | ".join(f'"{salt}k{name}x"' for name in range(names))})
-
-
-def enums_constraint(salt: str) -> str:
-    """An object of 100 properties, each with ten texts to choose from, all of them new."""
-    properties = {f"{salt}_{index}": {"enum": [f"{salt} {index} {value}" for value in range(10)]} for index in range(100)}
+def enums_constraint(salt: str, values: int = 10) -> str:
+    """A schema of 100 properties, each with so many texts to choose from, all of them new."""
+    properties = {f"{salt}_{index}": {"enum": [f"{salt} {index} {value}" for value in range(values)]} for index in range(100)}
     schema = {"type": "object", "properties": properties, "required": list(properties), "additionalProperties": False}
     return json.dumps({"type": "json_schema", "schema": schema, "whitespace": "compact"})
 
 
+def slow_constraint(salt: str, parts: int) -> str:
+    """All of so many schemas of 100 long enums, each a little shorter than the one before: they are merged into one."""
+    schemas = [json.loads(enums_constraint(salt, _PART_VALUES - index)) for index in range(parts)]
+    return json.dumps({"type": "composite", "mode": "all", "constraints": schemas})
+
+
 def calibrated(url: str, left: Callable[[], float]) -> tuple[int, float]:
-    """How many names the slow constraint needs to take about two seconds on this machine, and the seconds it took.
+    """How many parts the slow constraint needs to take about two seconds on this machine, and the seconds it took.
 
     Raises:
-        RuntimeError: no size that the server takes is slow enough.
+        RuntimeError: none that the server takes is slow enough.
     """
-    names, seconds = _FIRST_NAMES, 0.0
+    parts, seconds = 2, 0.0
     with AnankeInferenceClient(url=url, timeout=60) as client:
-        while names <= _MOST_NAMES and left() > 0:
+        while parts <= _MOST_PARTS and left() > 0:
             begun = time.perf_counter()
-            report = client.validate(slow_constraint(names, _salt()))
-            taken = time.perf_counter() - begun
+            report = client.validate(slow_constraint(_salt(), parts))
+            seconds = time.perf_counter() - begun
             if not report.accepted:
-                break
-            seconds = taken
+                raise RuntimeError(f"a constraint of {parts} parts is refused after {seconds:.2f} s: {report.errors[0]}")
             if seconds >= COMPILE_SECONDS:
-                return names, seconds
-            # Compilation is close to linear in the names; by no more than doubling it stays near two seconds.
-            names = int(names * min(2.0, max(1.1, 1.1 * COMPILE_SECONDS / seconds)))
-    raise RuntimeError(f"no constraint was found that compiles in {COMPILE_SECONDS} s: {names} names, {seconds:.2f} s")
+                return parts, seconds
+            parts = max(parts + 1, int(parts * min(2.0, COMPILE_SECONDS / seconds)))
+    raise RuntimeError(f"no constraint was found that compiles in {COMPILE_SECONDS} s: {seconds:.2f} s at most")
 
 
 def measure(
@@ -70,7 +69,7 @@ def measure(
     Raises:
         RuntimeError: streams failed, or no constraint is slow enough.
     """
-    names, seconds = calibrated(url, left)
+    parts, seconds = calibrated(url, left)
     quiet: list[list[Stream]] = []
     disturbed: list[list[Stream]] = []
     intruders: list[Stream] = []
@@ -78,10 +77,9 @@ def measure(
     length = max(stream.stamps[-1][0] - stream.begun for stream in warm_up)
     for number in range(1, rounds + 1):
         quiet.append(_round(clients, prompts, number, tokens, streams, [], left))
-        salt = _salt()
         orders = [
-            Order(_message(slow_constraint(names, salt), number), after=0.25 * length),
-            Order(_message(enums_constraint(salt), number), after=0.5 * length),
+            Order(_message(slow_constraint(_salt(), parts), number), after=0.25 * length),
+            Order(_message(enums_constraint(_salt()), number), after=0.5 * length),
         ]
         every = _round(clients, prompts, number, tokens, streams, orders, left)
         disturbed.append(every[:streams])
@@ -91,7 +89,7 @@ def measure(
     return {
         "streams": streams,
         "rounds": rounds,
-        "slow_names": names,
+        "slow_parts": parts,
         "slow_validate_seconds": round(seconds, 3),
         "intruders_first_token_ms": [round(1e3 * one.first_token, 1) for one in intruders if one.stamps],
         "intruders_errors": [one.error for one in intruders if one.error],
