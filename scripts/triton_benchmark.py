@@ -9,8 +9,12 @@ Sides, each with an engine of its own, one after the other on one GPU:
   generate      our ensemble in Triton, gRPC streaming
   vllm_backend  model.py of Triton's vLLM backend in the same Triton, constrained by vLLM's guidance
 A batch of requests is sent at once, by client processes where it goes through Triton; a warm-up, then two measured rounds.
-Time a token is (last - first) / (tokens - 1), in tokens and not in messages. ``perf`` rows are perf_analyzer's streams, where
-it runs: it sends a new request when one ends, and its own measure, the time between messages, stands beside ours.
+Time a token is (last - first) / (tokens - 1), in tokens and not in messages; a token without text of its own, such as half a
+character, comes to a client of ours with the next text, and to one of the vLLM backend at once. Where tokens come late and in
+bursts their time is flattered; ``last ms``, from the request to its last token, is not. Direct rows make text of tokens too.
+``first new`` is the first token in the warm-up, when a constraint may still have to be compiled. ``perf`` rows are
+perf_analyzer's streams, where it runs: it sends a new request when one ends, so its batches are mixed with prefills; its own
+measure, the time between messages, stands beside ours, which is made of the tokens that its export says for each message.
 ``--stall`` has slow and new constraints come in the middle of a 64-request run.
 """
 
@@ -18,13 +22,14 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import json
 import os
 import signal
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -34,24 +39,28 @@ from bench_server import serving
 from bench_support import percentiles, print_table, write_json
 from engine_benchmark import SHAPE_7B, _shape
 from stream_clients import Clients, Order, Stream, clients
-from stream_workloads import HARD_BEGINNING, KINDS, SAMPLED, Kind, Prompts
+from stream_workloads import HARD_BEGINNING, KINDS, SAMPLED, Kind, Prompts, Request
 from vllm_backend import MODEL as VLLM_MODEL
 from vllm_backend import make_repository
 
 from ananke_server.engine.start import device_name, on_cpu
-from ananke_server.launch import DEFAULT_MODEL, LaunchError
+from ananke_server.launch import DEFAULT_MODEL
 
 STARTED: Final = time.monotonic()
 SIDES: Final = ("engine", "generate", "vllm_backend")
 ROUNDS: Final = 2
 ROUND_LIMIT: Final = 120.0
-RESERVE: Final = 10.0
+RESERVE: Final = 20.0
 """Seconds kept for ending the server and writing the results."""
+LEAST: Final = 30.0
+"""Seconds that have to be left for a side to be started."""
 CLIENTS: Final = 8
 PERF_REQUESTS: Final = 2
 """Requests of perf_analyzer for each of its streams, at least four in all."""
 MAX_MODEL_LEN: Final = 1024
 MAX_NUM_SEQS: Final = 256
+
+Run = Callable[[Sequence[Request]], Awaitable[list[Stream]]]
 
 
 class Results:
@@ -113,6 +122,7 @@ def _row(point: dict[str, Any]) -> list[object]:
         *(f"{point['between_tokens_ms'][name]:.2f}" for name in ("p50", "p99")),
         *(f"{point['first_token_ms'][name]:.1f}" for name in ("mean", "p99")),
         f"{point['first_token_warm_up_ms']['mean']:.1f}" if "first_token_warm_up_ms" in point else "-",
+        f"{point['last_token_ms']['mean']:.1f}",
         f"{point['tokens_a_message']:.2f}",
         f"{point['between_messages_ms']['mean']:.2f}",
         point["ended_early"],
@@ -148,16 +158,17 @@ class Benchmark:
 
     def run(self, side: str) -> None:
         """Start a side, measure it, and end it; a failure is noted, and the next side has its turn."""
-        if self._left() < RESERVE:
-            self._results.note(f"{side}: no time was left")
+        if self._left() < LEAST:
+            self._results.note(f"{side}: left out, {max(0.0, self._left()):.0f} s were left")
             return
         try:
             if side == "engine":
                 asyncio.run(self._direct())
             else:
                 self._through_triton(side)
-        except (LaunchError, RuntimeError, OSError, TimeoutError, EOFError) as fault:
-            self._results.note(f"{side}: {type(fault).__name__}: {str(fault)[:2000]}")
+        except Exception as fault:
+            cause = fault.exceptions[0] if isinstance(fault, ExceptionGroup) else fault
+            self._results.note(f"{side}: {type(cause).__name__}: {str(cause)[:2000]}")
 
     def _left(self) -> float:
         return float(self._arguments.deadline) - (time.monotonic() - STARTED) - RESERVE
@@ -173,16 +184,18 @@ class Benchmark:
             for streams in self._arguments.streams:
                 for kind in KINDS:
                     for side, run in (("engine", direct.engine), ("guided", direct.guided)):
-                        done = []
-                        for number in range(1 + ROUNDS):
-                            if (limit := min(self._left(), ROUND_LIMIT)) < 1:
-                                break
-                            requests = self._prompts.requests(kind, streams, number, self._arguments.tokens)
-                            async with asyncio.timeout(limit):
-                                done.append(await run(requests))
-                        self._put(side, kind, streams, done)
+                        await self._direct_point(side, run, kind, streams)
         finally:
             direct.close()
+
+    async def _direct_point(self, side: str, run: Run, kind: Kind, streams: int) -> None:
+        done: list[list[Stream]] = []
+        with contextlib.suppress(TimeoutError):
+            for number in range(1 + ROUNDS):
+                requests = self._prompts.requests(kind, streams, number, self._arguments.tokens)
+                async with asyncio.timeout(min(self._left(), ROUND_LIMIT)):
+                    done.append(await run(requests))
+        self._put(side, kind, streams, done)
 
     def _through_triton(self, side: str) -> None:
         model = side
@@ -273,6 +286,7 @@ def measures(warm_up: Sequence[Stream], streams: Sequence[Stream], rounds: int, 
         "between_messages_ms": stream_perf.by_messages(streams),
         "tokens_a_message": round(sum(one.tokens for one in streams) / sum(len(one.stamps) for one in streams), 3),
         "first_token_ms": percentiles([one.first_token for one in streams], scale=1e3),
+        "last_token_ms": percentiles([one.stamps[-1][0] - one.begun for one in streams], scale=1e3),
         "ended_early": sum(one.tokens < tokens for one in streams),
     }
     if warm_up:
