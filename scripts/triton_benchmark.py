@@ -92,20 +92,8 @@ class Results:
             write_json(self._path, self.about | {"points": self.points, "stall": self.stall, "notes": self.notes})
 
     def print(self) -> None:
-        header = [
-            "side",
-            "kind",
-            "streams",
-            "ms/token",
-            "ratio",
-            "p50 ms",
-            "p99 ms",
-            "first ms",
-            "first p99",
-            "first new",
-            "tokens/message",
-        ]
-        header += ["ms/message", "cut short"]
+        header = ["side", "kind", "streams", "ms/token", "ratio", "p50 ms", "p99 ms", "first ms", "first p99", "first new"]
+        header += ["last ms", "tokens/message", "ms/message", "cut short"]
         print_table(header, [_row(point) for point in self.points])
         if self.stall:
             for name in ("between_tokens_ms", "between_tokens_with_intruders_ms"):

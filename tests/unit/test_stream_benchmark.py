@@ -9,7 +9,7 @@ import pytest
 import stream_perf
 from stream_clients import Stream
 from stream_workloads import Request
-from triton_benchmark import _fault, measures
+from triton_benchmark import Results, _fault, measures
 from vllm_backend import make_repository
 
 from ananke_client.grpc_codec import decode_outputs
@@ -24,6 +24,20 @@ def test_time_a_token_counts_tokens_and_not_messages() -> None:
     point = measures([], [stream], 1, 6)
     assert (point["token_ms"], point["tokens_a_message"], point["ended_early"]) == (100.0, 1.5, 0)
     assert point["between_messages_ms"]["max"] == 300.0
+
+
+def test_results_are_written_and_printed_with_ratios_to_the_engine(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    results = Results(str(tmp_path / "results.json"), {"device": "none"})
+    for side, step in (("generate", 0.11), ("engine", 0.1), ("perf generate", 0.12)):
+        stream = Stream(0.0, [(1.0, 1), (1.0 + step, 1)])
+        results.put(side, "hard", 4, measures([stream] if side == "engine" else [], [stream], 1, 2))
+    results.note("a note")
+    points = json.loads((tmp_path / "results.json").read_text())["points"]
+    assert [point["ratio"] for point in points] == [1.1, 1.0, 1.2]
+    results.print()
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[-4].split()[:5] == ["generate", "hard", "4", "110.000", "1.100"]
+    assert printed[-1] == "note: a note"
 
 
 def test_a_first_message_of_several_tokens_is_left_out_of_the_time_a_token() -> None:
