@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import psutil
 
@@ -19,7 +20,13 @@ MIB = 1 << 20
 
 @contextlib.contextmanager
 def serving(
-    models: Sequence[str], log: str, *, environment: Mapping[str, str] | None = None, arguments: Sequence[str] = ()
+    models: Sequence[str],
+    log: str,
+    *,
+    environment: Mapping[str, str] | None = None,
+    arguments: Sequence[str] = (),
+    repository: Path = PROJECT / "model_repository",
+    timeout: float = 600,
 ) -> Iterator[TritonServer]:
     """A server that is ready, with these models or, where none is named, all. Its log is ``.ananke/run/LOG.log``.
 
@@ -32,7 +39,7 @@ def serving(
     http, grpc, metrics = free_ports(3)
     chosen = ["--model-control-mode=explicit", *(f"--load-model={model}" for model in models)] if models else []
     with TritonServer(
-        [PROJECT / "model_repository"],
+        [repository],
         http_port=http,
         grpc_port=grpc,
         metrics_port=metrics,
@@ -40,7 +47,7 @@ def serving(
         environment=environment or {},
         extra_arguments=[*chosen, *arguments],
     ) as server:
-        server.wait_until_ready(600)
+        server.wait_until_ready(timeout)
         yield server
 
 

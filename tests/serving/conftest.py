@@ -50,6 +50,7 @@ def server() -> Iterator[TritonServer]:
     assert running.log_file is not None
     log = running.log_file.read_text(errors="replace")
     assert "Exit timeout expired" not in log, "Triton could not unload a model: a request was never released"
+    assert "Segfault" not in log, "a model's process crashed"
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,375 @@
+"""Time a token and to the first token through Triton, beside the engine called directly and Triton's own vLLM backend.
+
+    python scripts/triton_benchmark.py --tokenizer DIR --vllm-backend DIR --output triton.json
+    python scripts/triton_benchmark.py --quick --vllm-backend DIR --stall
+
+Sides, each with an engine of its own, one after the other on one GPU:
+  engine        vLLM's AsyncLLM in this process, constrained requests under our guides
+  guided        our GuidedEngine.generate in this process, on the same engine: what the Triton model calls
+  generate      our ensemble in Triton, gRPC streaming
+  vllm_backend  model.py of Triton's vLLM backend in the same Triton, constrained by vLLM's guidance
+A batch of requests is sent at once, by client processes where it goes through Triton; a warm-up, then two measured rounds.
+Time a token is (last - first) / (tokens - 1), in tokens and not in messages; a token without text of its own, such as half a
+character, comes to a client of ours with the next text, and to one of the vLLM backend at once. Where tokens come late and in
+bursts their time is flattered; ``last ms``, from the request to its last token, is not. Direct rows make text of tokens too.
+``first new`` is the first token in the warm-up, when a constraint may still have to be compiled. ``perf`` rows are
+perf_analyzer's streams, where it runs: it sends a new request when one ends, so its batches are mixed with prefills; its own
+measure, the time between messages, stands beside ours, which is made of the tokens that its export says for each message.
+``--stall`` has slow and new constraints come in the middle of a 64-request run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import stream_perf
+import stream_stall
+from bench_server import serving
+from bench_support import percentiles, print_table, write_json
+from engine_benchmark import SHAPE_7B, _shape
+from stream_clients import Clients, Order, Stream, clients
+from stream_workloads import HARD_BEGINNING, KINDS, SAMPLED, Kind, Prompts, Request
+from vllm_backend import MODEL as VLLM_MODEL
+from vllm_backend import make_repository
+
+from ananke_server.engine.start import device_name, on_cpu
+from ananke_server.launch import DEFAULT_MODEL
+
+STARTED: Final = time.monotonic()
+SIDES: Final = ("engine", "generate", "vllm_backend")
+ROUNDS: Final = 2
+ROUND_LIMIT: Final = 120.0
+RESERVE: Final = 20.0
+"""Seconds kept for ending the server and writing the results."""
+LEAST: Final = 30.0
+"""Seconds that have to be left for a side to be started."""
+CLIENTS: Final = 8
+PERF_REQUESTS: Final = 2
+"""Requests of perf_analyzer for each of its streams, at least four in all."""
+MAX_MODEL_LEN: Final = 1024
+MAX_NUM_SEQS: Final = 256
+
+Run = Callable[[Sequence[Request]], Awaitable[list[Stream]]]
+
+
+class Results:
+    """The points measured so far, on disk after each."""
+
+    def __init__(self, path: str | None, about: dict[str, Any]) -> None:
+        self._path = path
+        self.about = about
+        self.points: list[dict[str, Any]] = []
+        self.stall: dict[str, Any] = {}
+        self.notes: list[str] = []
+
+    def put(self, side: str, kind: Kind, streams: int, point: dict[str, Any]) -> None:
+        self.points.append({"side": side, "kind": kind, "streams": streams} | point)
+        base = {(one["kind"], one["streams"]): one["token_ms"] for one in self.points if one["side"] == "engine"}
+        for one in self.points:
+            if direct := base.get((one["kind"], one["streams"])):
+                one["ratio"] = round(one["token_ms"] / direct, 4)
+        print(f"{side} {kind} {streams}: {point['token_ms']} ms a token, first after {point['first_token_ms']['mean']} ms", flush=True)
+        self.flush()
+
+    def note(self, text: str) -> None:
+        print(text, flush=True)
+        self.notes.append(text)
+        self.flush()
+
+    def flush(self) -> None:
+        if self._path:
+            write_json(self._path, self.about | {"points": self.points, "stall": self.stall, "notes": self.notes})
+
+    def print(self) -> None:
+        header = ["side", "kind", "streams", "ms/token", "ratio", "p50 ms", "p99 ms", "first ms", "first p99", "first new"]
+        header += ["last ms", "tokens/message", "ms/message", "cut short"]
+        print_table(header, [_row(point) for point in self.points])
+        if self.stall:
+            for name in ("between_tokens_ms", "between_tokens_with_intruders_ms"):
+                print(f"stall: {name} {self.stall[name]}")
+        for text in self.notes:
+            print(f"note: {text}")
+
+
+def _row(point: dict[str, Any]) -> list[object]:
+    return [
+        *(point[name] for name in ("side", "kind", "streams")),
+        f"{point['token_ms']:.3f}",
+        f"{point['ratio']:.3f}" if "ratio" in point else "-",
+        *(f"{point['between_tokens_ms'][name]:.2f}" for name in ("p50", "p99")),
+        *(f"{point['first_token_ms'][name]:.1f}" for name in ("mean", "p99")),
+        f"{point['first_token_warm_up_ms']['mean']:.1f}" if "first_token_warm_up_ms" in point else "-",
+        f"{point['last_token_ms']['mean']:.1f}",
+        f"{point['tokens_a_message']:.2f}",
+        f"{point['between_messages_ms']['mean']:.2f}",
+        point["ended_early"],
+    ]
+
+
+def main() -> int:
+    arguments = _arguments()
+    # The table is printed and the engine ended on a timeout too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    with tempfile.TemporaryDirectory(prefix="ananke-triton-") as folder:
+        model = str(DEFAULT_MODEL) if arguments.tokenizer is None else str(_model(Path(folder), arguments))
+        os.environ |= _environment(arguments, model)
+        results = Results(arguments.output, _about(arguments))
+        benchmark = Benchmark(arguments, Path(folder), Prompts(model), results)
+        try:
+            for side in arguments.sides:
+                benchmark.run(side)
+        finally:
+            results.flush()
+            results.print()
+    return 0 if results.points else 1
+
+
+class Benchmark:
+    """Runs one side after the other."""
+
+    def __init__(self, arguments: argparse.Namespace, folder: Path, prompts: Prompts, results: Results) -> None:
+        self._arguments = arguments
+        self._folder = folder
+        self._prompts = prompts
+        self._results = results
+
+    def run(self, side: str) -> None:
+        """Start a side, measure it, and end it; a failure is noted, and the next side has its turn."""
+        if self._left() < LEAST:
+            self._results.note(f"{side}: left out, {max(0.0, self._left()):.0f} s were left")
+            return
+        try:
+            if side == "engine":
+                asyncio.run(self._direct())
+            else:
+                self._through_triton(side)
+        except Exception as fault:
+            cause = fault.exceptions[0] if isinstance(fault, ExceptionGroup) else fault
+            self._results.note(f"{side}: {type(cause).__name__}: {str(cause)[:2000]}")
+
+    def _left(self) -> float:
+        return float(self._arguments.deadline) - (time.monotonic() - STARTED) - RESERVE
+
+    async def _direct(self) -> None:
+        # Not above: client processes import this program too, and vLLM with it would take each of them seconds.
+        from stream_direct import Direct
+
+        begun = time.perf_counter()
+        direct = await Direct.start()
+        self._results.about |= {"device": device_name(), "engine_start_seconds": round(time.perf_counter() - begun, 1)}
+        try:
+            for streams in self._arguments.streams:
+                for kind in KINDS:
+                    for side, run in (("engine", direct.engine), ("guided", direct.guided)):
+                        await self._direct_point(side, run, kind, streams)
+        finally:
+            direct.close()
+
+    async def _direct_point(self, side: str, run: Run, kind: Kind, streams: int) -> None:
+        done: list[list[Stream]] = []
+        with contextlib.suppress(TimeoutError):
+            for number in range(1 + ROUNDS):
+                requests = self._prompts.requests(kind, streams, number, self._arguments.tokens)
+                async with asyncio.timeout(min(self._left(), ROUND_LIMIT)):
+                    done.append(await run(requests))
+        self._put(side, kind, streams, done)
+
+    def _through_triton(self, side: str) -> None:
+        model = side
+        options: dict[str, Any] = {"environment": stream_stall.LIMITS if self._arguments.stall else {}}
+        if side == "vllm_backend":
+            if self._arguments.vllm_backend is None:
+                self._results.note("vllm_backend: left out, no --vllm-backend was given")
+                return
+            source = Path(self._arguments.vllm_backend)
+            model, options = VLLM_MODEL, {"repository": make_repository(self._folder / side, source, _vllm_arguments(self._arguments))}
+        begun = time.perf_counter()
+        with serving([], f"triton-benchmark-{side}", timeout=self._left(), **options) as server:
+            self._results.about |= {f"{side}_start_seconds": round(time.perf_counter() - begun, 1)}
+            with clients(server.grpc_url, min(CLIENTS, max(self._arguments.streams))) as running:
+                self._measure(side, model, running)
+                if self._arguments.stall and side == "generate":
+                    self._stall(server.grpc_url, running)
+            if self._arguments.perf:
+                self._perf(side, model, server.grpc_url)
+
+    def _measure(self, side: str, model: str, running: Clients) -> None:
+        for streams in self._arguments.streams:
+            for kind in KINDS:
+                done = []
+                for number in range(1 + ROUNDS):
+                    if (limit := min(self._left(), ROUND_LIMIT)) < 1:
+                        break
+                    requests = self._prompts.requests(kind, streams, number, self._arguments.tokens)
+                    done.append(running.run([Order(one.message(model)) for one in requests], limit))
+                self._put(side, kind, streams, done)
+
+    def _stall(self, url: str, running: Clients) -> None:
+        streams = min(stream_stall.STREAMS, self._arguments.stall_streams)
+        tokens, rounds = self._arguments.stall_tokens, self._arguments.stall_rounds
+        try:
+            self._results.stall = stream_stall.measure(
+                url, running, self._prompts, tokens=tokens, rounds=rounds, streams=streams, left=self._left
+            )
+        except RuntimeError as fault:
+            self._results.note(f"stall: {fault}")
+        self._results.flush()
+
+    def _perf(self, side: str, model: str, url: str) -> None:
+        if stream_perf.program() is None:
+            self._results.note("perf_analyzer: left out, it is not on PATH or does not run here")
+            return
+        for streams in self._arguments.streams:
+            for kind in KINDS:
+                if self._left() < 5:
+                    self._results.note(f"perf {side} {kind} {streams}: no time was left")
+                    continue
+                requests = self._prompts.requests(kind, streams, 1 + ROUNDS, self._arguments.tokens)
+                count = max(4, PERF_REQUESTS * streams)
+                try:
+                    done = stream_perf.profile(url, model, requests, streams, count=count, timeout=min(self._left(), ROUND_LIMIT))
+                except Exception as fault:
+                    self._results.note(f"perf {side} {kind} {streams}: {type(fault).__name__}: {str(fault)[:400]}")
+                    continue
+                self._put(f"perf {side}", kind, streams, [[], done])
+
+    def _put(self, side: str, kind: Kind, streams: int, rounds: Sequence[Sequence[Stream]]) -> None:
+        """A point of the rounds after the first, which warms up; without any there is a note instead."""
+        good = [[one for one in streams_ if _fault(one, kind) is None] for streams_ in rounds]
+        if faults := [fault for streams_ in rounds for one in streams_ if (fault := _fault(one, kind))]:
+            self._results.note(f"{side} {kind} {streams}: {len(faults)} streams failed: {faults[0]}")
+        measured = [one for streams_ in good[1:] for one in streams_]
+        if not measured:
+            self._results.note(f"{side} {kind} {streams}: nothing was measured, {self._left():.0f} s are left")
+            return
+        self._results.put(side, kind, streams, measures(good[0], measured, len(rounds) - 1, self._arguments.tokens))
+
+
+def _fault(stream: Stream, kind: Kind) -> str | None:
+    if stream.error is not None or len(stream.stamps) < 2:
+        return stream.error or f"{stream.tokens} tokens"
+    if kind == "hard" and stream.text and not stream.text.startswith(HARD_BEGINNING):
+        return f"the constraint was not enforced: {stream.text[:60]!r}"
+    return None
+
+
+def measures(warm_up: Sequence[Stream], streams: Sequence[Stream], rounds: int, tokens: int) -> dict[str, Any]:
+    """The measured streams as numbers, in milliseconds unless said otherwise."""
+    point: dict[str, Any] = {
+        "rounds": rounds,
+        "requests": len(streams),
+        "token_ms": round(1e3 * sum(one.token_time for one in streams) / len(streams), 4),
+        "between_tokens_ms": percentiles([gap for one in streams for _, gap in one.gaps()], scale=1e3),
+        "between_messages_ms": stream_perf.by_messages(streams),
+        "tokens_a_message": round(sum(one.tokens for one in streams) / sum(len(one.stamps) for one in streams), 3),
+        "first_token_ms": percentiles([one.first_token for one in streams], scale=1e3),
+        "last_token_ms": percentiles([one.stamps[-1][0] - one.begun for one in streams], scale=1e3),
+        "ended_early": sum(one.tokens < tokens for one in streams),
+    }
+    if warm_up:
+        point["first_token_warm_up_ms"] = percentiles([one.first_token for one in warm_up], scale=1e3)
+    return point
+
+
+def _model(folder: Path, arguments: argparse.Namespace) -> Path:
+    model = folder / "shape"
+    model.mkdir()
+    _shape(model, Path(arguments.tokenizer), tiny=arguments.quick)
+    return model
+
+
+def _engine_args(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Arguments of vLLM that are the same on every side."""
+    further: dict[str, Any] = json.loads(arguments.engine_args)
+    if not on_cpu() and not arguments.enforce_eager:
+        further = {"cudagraph_capture_sizes": sorted({1, 2, 4, 8, 16, 32, 64, *arguments.streams})} | further
+    return further
+
+
+def _environment(arguments: argparse.Namespace, model: str) -> dict[str, str]:
+    """Settings of our server, and of the engine in this process."""
+    environment = {
+        "ANANKE_MODEL": model,
+        "ANANKE_DTYPE": "auto" if on_cpu() else "bfloat16",
+        "ANANKE_LOAD_FORMAT": "auto" if arguments.tokenizer is None else "dummy",
+        "ANANKE_MAX_MODEL_LEN": str(MAX_MODEL_LEN),
+        "ANANKE_MAX_NUM_SEQS": str(MAX_NUM_SEQS),
+        "ANANKE_GPU_MEMORY_UTILIZATION": "0.85",
+        "ANANKE_ENGINE_ARGS": json.dumps(_engine_args(arguments)),
+        # What our server sets for itself, and the other backend would otherwise choose for itself.
+        "VLLM_USE_V2_MODEL_RUNNER": "0" if on_cpu() else "1",
+        "VLLM_USE_FLASHINFER_SAMPLER": "0",
+        "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
+        "VLLM_NO_USAGE_STATS": "1",
+        "VLLM_CPU_KVCACHE_SPACE": "2",
+    }
+    return environment | ({"ANANKE_ENFORCE_EAGER": "true"} if arguments.enforce_eager else {})
+
+
+def _vllm_arguments(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The other backend's ``model.json``: the same engine, with vLLM's guidance in place of our masks."""
+    return {
+        "model": os.environ["ANANKE_MODEL"],
+        "dtype": "float32" if on_cpu() else "bfloat16",
+        "load_format": os.environ["ANANKE_LOAD_FORMAT"],
+        "max_model_len": MAX_MODEL_LEN,
+        "max_num_seqs": MAX_NUM_SEQS,
+        "gpu_memory_utilization": 0.85,
+        "enforce_eager": on_cpu() or arguments.enforce_eager,
+        "disable_log_stats": True,
+        "structured_outputs_config": {"backend": "guidance", "disable_any_whitespace": True},
+    } | _engine_args(arguments)
+
+
+def _about(arguments: argparse.Namespace) -> dict[str, Any]:
+    return {
+        "device": device_name(),
+        "model": "small real model" if arguments.tokenizer is None else "tiny shape" if arguments.quick else SHAPE_7B,
+        "tokens": arguments.tokens,
+        "sampling": SAMPLED | {"seed": "the request's number in its batch", "ignore_eos": "unconstrained only"},
+        "engine_args": _engine_args(arguments),
+        "enforce_eager": arguments.enforce_eager,
+    }
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--tokenizer", help="a folder with tokenizer.json and tokenizer_config.json of up to 152,064 tokens")
+    parser.add_argument("--vllm-backend", help="a copy of the repository triton-inference-server/vllm_backend, or its src folder")
+    parser.add_argument("--sides", nargs="+", choices=SIDES, default=list(SIDES), help="in this order; engine measures guided too")
+    parser.add_argument("--streams", nargs="+", type=int, default=[1, 32, 128])
+    parser.add_argument("--tokens", type=int, default=200, help="tokens a request")
+    parser.add_argument("--stall", action="store_true", help="slow and new constraints in the middle of a run of generate")
+    parser.add_argument("--stall-streams", type=int, default=stream_stall.STREAMS)
+    parser.add_argument(
+        "--stall-tokens", type=int, default=600, help="tokens a request of the stall's rounds, which have to last for seconds"
+    )
+    parser.add_argument("--stall-rounds", type=int, default=2, help="rounds of each sort")
+    parser.add_argument("--no-perf", dest="perf", action="store_false", help="leave perf_analyzer out")
+    parser.add_argument("--enforce-eager", action="store_true", help="start engines without compilation and CUDA graphs")
+    parser.add_argument("--engine-args", default="{}", help="further engine arguments of vLLM on every side, as a JSON object")
+    parser.add_argument("--deadline", type=float, default=560, help="seconds after the start of the program in which all has to be done")
+    parser.add_argument("--quick", action="store_true", help="1 and 4 streams, 20 tokens, a tiny shape or the small real model")
+    parser.add_argument("--output", help="a JSON file, written after every point")
+    arguments = parser.parse_args()
+    if arguments.quick:
+        arguments.streams, arguments.tokens = [1, 4], 20
+        arguments.stall_streams, arguments.stall_tokens, arguments.stall_rounds = 8, 100, 1
+    elif arguments.tokenizer is None:
+        parser.error("--tokenizer is needed, but for --quick")
+    return arguments
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,117 @@
+"""Many streams at once on a real server, and what the metrics endpoint says of them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import httpx
+import pytest
+
+from ananke_client import AnankeInferenceClient, ConstraintSpec, DeadEndError, GenerationConfig, GenerationResult
+from ananke_server.launch import TritonServer
+
+STREAMS = 64
+PROMPT = "Once upon a time"
+
+
+def totals(server: TritonServer) -> dict[str, float]:
+    """The metrics of ours, by name and labels in Prometheus' own writing."""
+    lines = httpx.get(f"http://{server.metrics_url}/metrics", trust_env=False).text.splitlines()
+    pairs = (line.rsplit(" ", 1) for line in lines if line.startswith("ananke_"))
+    return {name: float(value) for name, value in pairs}
+
+
+def requests(values: dict[str, float], outcome: str, constrained: str) -> float:
+    labels = (f'outcome="{outcome}"', f'constrained="{constrained}"')
+    return sum(value for name, value in values.items() if name.startswith("ananke_requests_total{") and all(one in name for one in labels))
+
+
+def eventually(holds: Callable[[], bool], seconds: float = 5.0) -> bool:
+    end = time.monotonic() + seconds
+    while not holds():
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.1)
+    return True
+
+
+def forced(number: int) -> str:
+    return f"stream {number} says: " + " ".join(f"{number * step % 97:02d}" for step in range(1, 9))
+
+
+def stream(client: AnankeInferenceClient, number: int) -> tuple[int, list[str], GenerationResult]:
+    """One of three kinds: a text that the constraint alone decides, a sampled one, and plain text."""
+    config = GenerationConfig(max_tokens=60 if number % 3 == 0 else 24, temperature=1.0, seed=number)
+    constraint = [ConstraintSpec.choice(forced(number)), ConstraintSpec.regex("([0-9]{2} ){4}"), None][number % 3]
+    with client.generate_stream(PROMPT, constraint, config) as pieces:
+        return number, list(pieces), pieces.result
+
+
+def test_sixty_four_streams_at_once_are_whole_and_validate_still_answers(server: TritonServer) -> None:
+    before = totals(server)
+    # Three channels, as from three clients.
+    clients = [AnankeInferenceClient(url=server.grpc_url, timeout=240) for _ in range(3)]
+    with ThreadPoolExecutor(STREAMS) as pool:
+        running = [pool.submit(stream, clients[number % 3], number) for number in range(STREAMS)]
+        latencies = []
+        while not all(one.done() for one in running):
+            started = time.monotonic()
+            assert clients[0].validate(ConstraintSpec.regex("[0-9]{2}")).accepted
+            latencies.append(time.monotonic() - started)
+            time.sleep(0.05)
+        results = [one.result() for one in running]
+    for client in clients:
+        client.close()
+
+    for number, pieces, result in results:
+        assert "".join(pieces) == result.text
+        assert result.usage.completion_tokens == result.provenance["predicate"]["output"]["tokens"]
+        if number % 3 == 0:
+            assert (result.text, result.constraint_satisfied) == (forced(number), True)
+        elif number % 3 == 1:
+            assert (len(result.text), result.constraint_satisfied) == (12, True)
+        else:
+            assert result.usage.completion_tokens == 24 or result.finish_reason == "stop"
+        assert len(pieces) > 1
+    assert sorted(latencies)[len(latencies) // 2] < 0.1
+    assert max(latencies) < 1.0
+
+    tokens = sum(result.usage.completion_tokens for _, _, result in results)
+    pieces = sum(len(pieces) for _, pieces, _ in results)
+    assert eventually(lambda: requests(totals(server), "ok", "true") >= requests(before, "ok", "true") + 43)
+    after = totals(server)
+    grown = {name: value - before.get(name, 0.0) for name, value in after.items()}
+    assert (requests(grown, "ok", "true"), requests(grown, "ok", "false")) == (43, 21)
+    assert grown["ananke_output_tokens_total"] == tokens
+    assert grown["ananke_time_to_first_token_seconds_count"] == STREAMS
+    assert grown["ananke_time_to_first_token_seconds_sum"] > 0
+    assert grown["ananke_decode_seconds_total"] > 0
+    constrained = sum(result.usage.completion_tokens for _, _, result in results if result.constraint_satisfied is not None)
+    assert grown["ananke_mask_steps_total"] == pytest.approx(constrained, abs=STREAMS)
+    # Every piece came in a response of its own or was counted as joined to another; each stream has a final one besides.
+    assert grown["ananke_responses_total"] <= pieces + STREAMS
+    assert grown["ananke_responses_total"] + grown["ananke_coalesced_deltas_total"] >= pieces + STREAMS
+
+
+def test_mask_metrics_and_failures_are_there(server: TritonServer, grpc_client: AnankeInferenceClient) -> None:
+    before = totals(server)
+    names = ("mask_seconds", "masks_under_50_us", "mask_wait_seconds")
+    assert before.keys() >= {f"ananke_{name}_total" for name in names}
+    dead_end = ConstraintSpec.all_of(
+        ConstraintSpec.grammar('start: "x" part\npart: "(" part ")" | "a"'),
+        ConstraintSpec.grammar('start: "x" part\npart: "[" part "]" | "b"'),
+    )
+    with pytest.raises(DeadEndError):
+        list(grpc_client.generate_stream("x", dead_end, GenerationConfig(max_tokens=20)))
+    assert eventually(lambda: requests(totals(server), "dead_end", "true") == requests(before, "dead_end", "true") + 1)
+
+
+def test_a_client_that_goes_away_stops_a_generation_called_directly(server: TritonServer) -> None:
+    before = totals(server)
+    with AnankeInferenceClient(url=server.grpc_url, model_name="guided_vllm", timeout=120) as client:
+        pieces = client.generate_stream(PROMPT, ConstraintSpec.regex("[a-z ]{900}"), GenerationConfig(max_tokens=1000))
+        next(pieces)
+        pieces.close()
+        assert eventually(lambda: requests(totals(server), "cancelled", "true") == requests(before, "cancelled", "true") + 1)

@@ -1,0 +1,124 @@
+"""The benchmark through Triton: what it makes of messages, and what it sends to each side."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import stream_perf
+from stream_clients import Stream
+from stream_workloads import Request
+from triton_benchmark import Results, _fault, measures
+from vllm_backend import make_repository
+
+from ananke_client.grpc_codec import decode_outputs
+
+
+def test_time_a_token_counts_tokens_and_not_messages() -> None:
+    stream = Stream(1.0, [(1.5, 1), (1.6, 1), (1.9, 3), (2.0, 1)])
+    assert stream.first_token == 0.5
+    assert stream.token_time == pytest.approx(0.5 / 5)
+    assert [gap for _, gap in stream.gaps()] == pytest.approx([0.1, 0.1, 0.1, 0.1, 0.1])
+    assert stream.messages() == pytest.approx([0.1, 0.3, 0.1])
+    point = measures([], [stream], 1, 6)
+    assert (point["token_ms"], point["tokens_a_message"], point["ended_early"]) == (100.0, 1.5, 0)
+    assert point["between_messages_ms"]["max"] == 300.0
+
+
+def test_results_are_written_and_printed_with_ratios_to_the_engine(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    results = Results(str(tmp_path / "results.json"), {"device": "none"})
+    for side, step in (("generate", 0.11), ("engine", 0.1), ("perf generate", 0.12)):
+        stream = Stream(0.0, [(1.0, 1), (1.0 + step, 1)])
+        results.put(side, "hard", 4, measures([stream] if side == "engine" else [], [stream], 1, 2))
+    results.note("a note")
+    points = json.loads((tmp_path / "results.json").read_text())["points"]
+    assert [point["ratio"] for point in points] == [1.1, 1.0, 1.2]
+    results.print()
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[-4].split()[:5] == ["generate", "hard", "4", "110.000", "1.100"]
+    assert printed[-1] == "note: a note"
+
+
+def test_a_first_message_of_several_tokens_is_left_out_of_the_time_a_token() -> None:
+    assert Stream(0.0, [(1.0, 4), (1.2, 2)]).token_time == pytest.approx(0.1)
+
+
+def test_a_profile_export_of_perf_analyzer_is_read_for_tokens() -> None:
+    request = {
+        "timestamp": 1_000_000_000,
+        "request_inputs": {},
+        "response_timestamps": [1_050_000_000, 1_060_000_000, 1_090_000_000, 1_091_000_000],
+        "response_outputs": [
+            {"num_output_tokens": 1, "text_output": "\x01\x00\x00\x00a"},
+            {"num_output_tokens": 1, "text_output": ""},
+            {"num_output_tokens": 2, "text_output": ""},
+            {"num_output_tokens": 0, "text_output": ""},
+        ],
+    }
+    [stream] = stream_perf.streams_of({"experiments": [{"requests": [request]}]})
+    assert (stream.tokens, len(stream.stamps)) == (4, 3)
+    assert stream.first_token == pytest.approx(0.05)
+    assert stream.token_time == pytest.approx(0.04 / 3)
+    assert stream_perf.by_messages([stream])["max"] == pytest.approx(30.0)
+
+
+def test_sides_are_asked_for_the_same() -> None:
+    requests = [Request(kind, "a b", [5, 6], seed=3, max_tokens=20) for kind in ("unconstrained", "hard")]
+    for request in requests:
+        ours, theirs = request.tensors("generate"), request.tensors("vllm_model")
+        ours_sampling, theirs_sampling = (json.loads(str(tensors["sampling_parameters"])) for tensors in (ours, theirs))
+        structured = theirs_sampling.pop("structured_outputs", None)
+        assert ours_sampling == theirs_sampling
+        assert ours_sampling["max_tokens"] == 20
+        if request.kind == "hard":
+            assert json.loads(structured)["json"] == json.loads(str(ours["constraint"]))["schema"]
+            assert "ignore_eos" not in ours_sampling
+        else:
+            assert structured is None
+            assert ours_sampling["ignore_eos"] is True
+    assert requests[1].message("generate") != requests[1].message("vllm_model")
+
+
+def test_an_output_that_ignores_its_constraint_is_a_fault() -> None:
+    stamps = [(1.0, 1), (1.1, 1)]
+    assert _fault(Stream(0.0, stamps, text='[{"text_0":"abc'), "hard") is None
+    assert "not enforced" in str(_fault(Stream(0.0, stamps, text="Once upon"), "hard"))
+    assert _fault(Stream(0.0, stamps, text="Once upon"), "unconstrained") is None
+    assert _fault(Stream(0.0, stamps, error="[internal] x"), "hard") == "[internal] x"
+    assert _fault(Stream(0.0, stamps[:1]), "hard") == "1 tokens"
+
+
+def test_the_other_backend_becomes_a_model_of_ours_as_it_lies(tmp_path: Path) -> None:
+    source = tmp_path / "vllm_backend"
+    (source / "src" / "utils").mkdir(parents=True)
+    (source / "src" / "model.py").write_text("import os\n")
+    (source / "src" / "utils" / "request.py").write_text("x = 1\n")
+    version = make_repository(tmp_path / "repository", source, {"model": "m"}) / "vllm_model" / "1"
+    assert (version / "model.py").read_text() == "import compatible\n\nimport os\n"
+    assert json.loads((version / "model.json").read_text()) == {"model": "m"}
+    assert (version / "utils" / "request.py").is_file()
+    with pytest.raises(FileNotFoundError):
+        make_repository(tmp_path / "other", tmp_path / "nothing", {})
+
+
+def test_messages_of_a_stream_are_decoded_by_the_clients_own_codec() -> None:
+    from stream_clients import _decode
+    from tritonclient.grpc import service_pb2
+
+    def message(text: bytes, tokens: int) -> bytes:
+        response = service_pb2.ModelStreamInferResponse()
+        for name, datatype, raw in (
+            ("text_output", "BYTES", len(text).to_bytes(4, "little") + text),
+            ("num_output_tokens", "UINT32", tokens.to_bytes(4, "little")),
+        ):
+            response.infer_response.outputs.add(name=name, datatype=datatype, shape=[1])
+            response.infer_response.raw_output_contents.append(raw)
+        assert decode_outputs(response.infer_response)
+        return bytes(response.SerializeToString())
+
+    failed = service_pb2.ModelStreamInferResponse(error_message="[overloaded] later")
+    stream = Stream(0.0)
+    _decode(stream, [(1.0, message(b"a", 1)), (2.0, message(b"bc", 2)), (3.0, message(b"", 0)), (4.0, failed.SerializeToString())])
+    assert (stream.text, stream.stamps) == ("abc", [(1.0, 1), (2.0, 2)])
+    assert "later" in str(stream.error)
