@@ -6,8 +6,7 @@ import itertools
 import json
 import re
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
@@ -16,14 +15,17 @@ import numpy as np
 from llguidance import LLMatcher, LLTokenizer, TokenizerWrapper
 from numpy.typing import NDArray
 
-from ananke_server.masking.batch import GuidedBatch, RowRequest
-from ananke_server.masking.tickets import Failure, Ticket, TicketTable
+from ananke_server.masking.guides import Guide
+from ananke_server.masking.matchers import MatcherPool
+from ananke_server.masking.tickets import Failure, Ticket
 
 # Three words of mask, the last one partly used; ends and other specials stand between the text tokens.
 EOS_TOKENS = (3, 32, 68)
 SPECIALS = {3: b"<end>", 17: b"<image>", 32: b"<turn>", 50: b"<pad>", 68: b"<stop>"}
 MERGES = ("ab", "abc", "aa", "bc", "12", "((", "))", "tr", "true", "false", "é", '{"', '":', ',"', '"}', "x ", "zz", "zzz", "-1")
 VOCABULARY = 69
+WORDS = 3
+_RUBBISH = 0x5A5A5A5A
 TREES = ('{"all":', '{"any":')
 LOGITS_WIDTH = 80
 """Wider than the masks, as a model's padded vocabulary is."""
@@ -201,16 +203,6 @@ def text_of(output: Iterable[int]) -> bytes:
     return b"".join(TOKENS[token] for token in output)
 
 
-@contextmanager
-def ticket_table(tickets: int = 32) -> Iterator[TicketTable]:
-    """A table that is gone afterwards."""
-    table = TicketTable.create(tickets)
-    try:
-        yield table
-    finally:
-        table.unlink()
-
-
 def wait_until(condition: Callable[[], bool], seconds: float = 10) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
@@ -218,26 +210,32 @@ def wait_until(condition: Callable[[], bool], seconds: float = 10) -> None:
         time.sleep(0.0005)
 
 
-def order_args(ticket: Ticket, grammar: str) -> dict[str, object]:
+def ticket_args(ticket: Ticket) -> dict[str, object]:
     """``SamplingParams.extra_args`` of a constrained request."""
-    return {"ananke": [ticket.index, ticket.generation, grammar]}
+    return {"ananke": list(ticket)}
 
 
-def empty_masks(rows: int, words: int = 3) -> NDArray[np.int32]:
-    """A bitmask with rubbish in it."""
-    return np.full((rows, words), 0x5A5A5A5A, dtype=np.int32)
+def guide_of(constraint: Constraint, pool: MatcherPool | None = None) -> Guide:
+    """A guide at its start, of a pool of its own where none is given."""
+    return Guide.of(MatcherPool(TOKENIZER) if pool is None else pool, constraint.grammar)
 
 
-def place(batch: GuidedBatch, slot: int, constraint: Constraint) -> Ticket:
-    ticket = batch.store.table.open(slot)
-    batch.place(slot, batch.store.take(ticket, constraint.grammar))
-    return ticket
+def fill(guide: Guide, length: int, newest: int = 0) -> set[int]:
+    """The tokens of a guide's next mask; EOS alone, as its mask process has it, once it has failed. Nothing beside the mask is written."""
+    memory = np.full(3 * WORDS, _RUBBISH, dtype=np.int32)
+    mask = memory[WORDS : 2 * WORDS]
+    filled = guide.fill(length, newest, mask.ctypes.data, WORDS)
+    assert set(memory[:WORDS]) == set(memory[2 * WORDS :]) == {_RUBBISH}
+    assert filled == (not guide.record.failure)
+    return set(allowed_by(mask)) if filled else {*EOS_TOKENS}
 
 
-def mask_of(batch: GuidedBatch, slot: int, *tokens: int) -> set[int]:
-    masks = empty_masks(1)
-    assert batch.fill([RowRequest(0, slot, tokens)], masks) == [0]
-    return set(allowed_by(masks[0]))
+def mask_of(guide: Guide, *tokens: int) -> set[int]:
+    """The tokens that may follow once these have been sampled, one a step."""
+    allowed = fill(guide, len(guide.output))
+    for token in tokens:
+        allowed = fill(guide, len(guide.output) + 1, token)
+    return allowed
 
 
 def tries(constraint: Constraint, output: Sequence[int]) -> frozenset[int]:

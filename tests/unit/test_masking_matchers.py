@@ -1,124 +1,206 @@
-"""The matchers' pool and a worker's guides: what is kept, what is dropped, and who comes first."""
+"""The matchers' pool: copies that know nothing of each other, what is kept and what is let go, and failures told apart."""
 
 from __future__ import annotations
 
+import random
 import threading
-from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
 import pytest
 from llguidance import LLMatcher, LLTokenizer
-from masking_support import CHOICE, DEAD_END, NESTED, REGEXES, TOKENIZER, Mask, allowed_by, encode, expected_mask, ticket_table, wait_until
+from masking_support import (
+    CHOICE,
+    DEAD_END,
+    EOS_TOKENS,
+    NESTED,
+    REGEXES,
+    TOKENIZER,
+    Constraint,
+    Mask,
+    allowed_by,
+    encode,
+    expected_mask,
+)
 
 from ananke_server.masking import matchers
-from ananke_server.masking.batch import GuidedBatch, RowRequest
-from ananke_server.masking.guides import Guide, GuideStore
-from ananke_server.masking.matchers import MatcherPool, failure_of, new_matcher
-from ananke_server.masking.tickets import Failure, Ticket, TicketTable
+from ananke_server.masking.matchers import MatcherPool, error_text, failure_of, grammar_key, new_matcher
+from ananke_server.masking.tickets import Failure
 
 REGEX = REGEXES[0]
 
 
-@pytest.fixture
-def table() -> Iterator[TicketTable]:
-    with ticket_table() as table:
-        yield table
-
-
-@pytest.fixture
-def store(table: TicketTable) -> GuideStore:
-    return GuideStore(TOKENIZER, table, rank=2)
-
-
 class Compiler:
-    """Stands in for ``new_matcher``: counts its matchers, and holds up those made in the background until ``go`` is set."""
+    """Stands in for ``new_matcher``: counts what is compiled, and holds it up until ``go`` is set."""
 
     def __init__(self) -> None:
-        self.made: list[LLMatcher] = []
+        self.compiled: list[str] = []
         self.go = threading.Event()
         self.go.set()
 
     def __call__(self, tokenizer: LLTokenizer, grammar: str, lexer_states: int) -> LLMatcher:
-        assert threading.current_thread() is threading.main_thread() or self.go.wait(10)
-        self.made.append(new_matcher(tokenizer, grammar, lexer_states))
-        return self.made[-1]
+        self.compiled.append(grammar)
+        assert self.go.wait(10)
+        return new_matcher(tokenizer, grammar, lexer_states)
 
 
 @pytest.fixture
-def compiler(monkeypatch: pytest.MonkeyPatch) -> Iterator[Compiler]:
+def compiler(monkeypatch: pytest.MonkeyPatch) -> Compiler:
     compiler = Compiler()
     monkeypatch.setattr(matchers, "new_matcher", compiler)
-    yield compiler
-    compiler.go.set()
+    return compiler
 
 
-def prepare(store: GuideStore, ticket: Ticket, grammar: str) -> None:
-    store.prepare(ticket, grammar)
-    wait_until(lambda: store.table.ready_ranks(ticket) == 1)
+def take(pool: MatcherPool, constraint: Constraint) -> LLMatcher:
+    return pool.take(grammar_key(constraint.grammar), constraint.grammar)
 
 
-def matcher_of(guide: Guide) -> LLMatcher:
-    """The matcher of a guide that follows a single grammar."""
-    assert guide.matcher is not None
-    [leaf] = guide.matcher.leaves
-    return leaf.matcher
+def mask(matcher: LLMatcher) -> Mask:
+    return Mask(allowed_by(np.frombuffer(matcher.compute_bitmask(), dtype=np.int32)))
 
 
-def mask_of(guide: Guide, store: GuideStore, *tokens: int) -> Mask:
-    batch = GuidedBatch(store)
-    batch.place(0, guide)
-    bitmask = batch._eos_only.view("int32").copy().reshape(1, -1)
-    batch.fill([RowRequest(0, 0, tokens)], bitmask)
-    return Mask(allowed_by(bitmask[0]))
-
-
-def test_a_pool_gives_back_what_it_was_given_at_its_grammars_start(compiler: Compiler) -> None:
+def test_a_grammar_is_compiled_once_and_every_copy_starts_at_its_start(compiler: Compiler) -> None:
     pool = MatcherPool(TOKENIZER)
-    matcher = pool.take("choice", CHOICE.grammar)
-    assert matcher.consume_tokens(encode(b"abc1"))
-    pool.give_back("choice", matcher)
-    other = pool.take("regex", REGEX.grammar)
+    copies = [take(pool, CHOICE)]
+    for text in (b"abc1", b"x ", b"zz", b""):
+        copies[-1].consume_tokens(encode(text))
+        copies.append(take(pool, CHOICE))
+        assert mask(copies[-1]) == expected_mask(CHOICE, ())
+    assert compiler.compiled == [CHOICE.grammar]
     assert len(pool) == 1
-    assert pool.take("choice", CHOICE.grammar) is matcher
-    assert len(pool) == 0
-    assert pool.take("choice", CHOICE.grammar) is not matcher
-    assert matcher.consume_tokens(encode(b"true"))
-    assert len({id(made) for made in compiler.made}) == 3
-    assert other is compiler.made[1]
+    assert grammar_key(CHOICE.grammar) in pool
+    assert grammar_key(NESTED.grammar) not in pool
 
 
-def test_a_pool_is_bounded_and_lets_the_least_recently_used_grammar_go() -> None:
+@pytest.mark.parametrize("seed", range(4))
+def test_copies_are_independent(seed: int) -> None:
+    chooser = random.Random(seed)
+    pool = MatcherPool(TOKENIZER)
+    menu = [CHOICE, NESTED, *REGEXES, DEAD_END]
+    walks: list[tuple[Constraint, LLMatcher, list[int]]] = []
+    for _ in range(150):
+        if len(walks) < 12:
+            constraint = chooser.choice(menu)
+            walks.append((constraint, take(pool, constraint), []))
+        constraint, matcher, output = chooser.choice(walks)
+        expected = expected_mask(constraint, tuple(output))
+        assert mask(matcher) == expected
+        assert matcher.is_error() == bool(expected.failure)
+        if matcher.is_error() or {*output} & {*EOS_TOKENS} or chooser.random() < 0.1:
+            walks.remove((constraint, matcher, output))
+            continue
+        output.append(chooser.choice(sorted(expected)) if chooser.random() < 0.9 else 66)
+        matcher.consume_token(output[-1])
+
+
+def test_a_pool_is_bounded_and_lets_the_least_recently_used_grammar_go(compiler: Compiler) -> None:
     pool = MatcherPool(TOKENIZER, capacity=3)
-    for key in ("old", "old", "new"):
-        pool.give_back(key, new_matcher(TOKENIZER, CHOICE.grammar))
-    kept = pool.take("old", CHOICE.grammar)
-    pool.give_back("old", kept)
-    newest = [new_matcher(TOKENIZER, CHOICE.grammar) for _ in range(2)]
-    for matcher in newest:
-        pool.give_back("newest", matcher)
+    for constraint in (CHOICE, NESTED, REGEX, CHOICE, DEAD_END):
+        take(pool, constraint)
     assert len(pool) == 3
-    assert pool.take("newest", CHOICE.grammar) in newest
-    assert len(pool) == 2
-    pool.take("new", CHOICE.grammar)
-    assert len(pool) == 2, "of new nothing was left"
-    pool.take("old", CHOICE.grammar)
-    assert len(pool) == 1
+    assert [grammar_key(kept.grammar) in pool for kept in (CHOICE, NESTED, REGEX, DEAD_END)] == [True, False, True, True]
+    take(pool, REGEX)
+    take(pool, NESTED)
+    assert [grammar_key(kept.grammar) in pool for kept in (CHOICE, NESTED, REGEX, DEAD_END)] == [False, True, True, True]
+    assert len(compiler.compiled) == 5
 
 
-def test_a_pool_full_of_one_grammar_stays_bounded() -> None:
-    pool = MatcherPool(TOKENIZER, capacity=2)
-    for _ in range(5):
-        pool.give_back("choice", new_matcher(TOKENIZER, CHOICE.grammar))
-    assert len(pool) == 2
+def test_a_copy_outlives_its_grammars_stay_in_the_pool() -> None:
+    pool = MatcherPool(TOKENIZER, capacity=1)
+    matcher = take(pool, CHOICE)
+    take(pool, NESTED)
+    assert matcher.consume_tokens(encode(b"x "))
+    assert mask(matcher) == expected_mask(CHOICE, tuple(encode(b"x ")))
 
 
-@pytest.mark.parametrize("grammar", [CHOICE.grammar, "start: nothing", DEAD_END.grammar])
-def test_a_matcher_in_its_error_state_never_returns_to_the_pool(grammar: str) -> None:
+def test_a_pool_over_its_memory_lets_the_older_half_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    resident = 1 << 30
+    monkeypatch.setattr(matchers, "_resident_bytes", lambda: resident)
+    pool = MatcherPool(TOKENIZER, max_bytes=1000)
+    for number in range(15):
+        pool.take(str(number), CHOICE.grammar)
+    resident += 1001
+    pool.take("15", CHOICE.grammar)
+    assert len(pool) == 8
+    assert "7" not in pool
+    assert "8" in pool
+    resident -= 1
+    for number in range(16, 32):
+        pool.take(str(number), CHOICE.grammar)
+    assert len(pool) == 24
+
+
+@pytest.mark.parametrize("grammar", ["start: nothing", "start: /(/", '{"grammars": []}'])
+def test_a_grammar_in_error_is_not_kept(compiler: Compiler, grammar: str) -> None:
     pool = MatcherPool(TOKENIZER)
-    matcher = pool.take("key", grammar)
-    matcher.consume_tokens(encode(b"xx"))
-    assert matcher.is_error()
-    pool.give_back("key", matcher)
+    assert pool.take("key", grammar).is_error()
+    assert pool.take("key", grammar).is_error()
     assert len(pool) == 0
+    assert len(compiler.compiled) == 2
+
+
+def test_a_retired_grammar_is_compiled_anew_and_worn_where_it_had_served_others(compiler: Compiler) -> None:
+    pool = MatcherPool(TOKENIZER)
+    key = grammar_key(CHOICE.grammar)
+    assert not pool.retire(key)
+    first = take(pool, CHOICE)
+    assert not pool.retire(key), "the first has nobody to blame but itself"
+    assert key not in pool
+    take(pool, CHOICE)
+    take(pool, CHOICE)
+    assert len(compiler.compiled) == 2
+    assert pool.retire(key)
+    assert not pool.retire(key)
+    take(pool, CHOICE)
+    assert len(compiler.compiled) == 3
+    assert not pool.retire(key)
+    assert first.consume_tokens(encode(b"true"))
+    assert mask(first) == {*EOS_TOKENS}
+
+
+def test_a_grammar_that_came_back_is_as_good_as_new() -> None:
+    pool = MatcherPool(TOKENIZER, capacity=1)
+    for _ in range(2):
+        take(pool, CHOICE)
+    take(pool, NESTED)
+    take(pool, CHOICE)
+    assert not pool.retire(grammar_key(CHOICE.grammar))
+
+
+def test_threads_may_take_at_the_same_time(compiler: Compiler) -> None:
+    """A copy is at its start and of its own grammar, whoever compiles what meanwhile."""
+    pool = MatcherPool(TOKENIZER, capacity=2)
+    menu = [CHOICE, NESTED, *REGEXES]
+    texts = {constraint.name: encode(sorted(constraint.words)[0])[:1] for constraint in menu}
+
+    def work(number: int) -> bool:
+        constraint = menu[number % len(menu)]
+        matcher = take(pool, constraint)
+        right = mask(matcher) == expected_mask(constraint, ())
+        newest = texts[constraint.name]
+        return right and matcher.consume_tokens(newest) and mask(matcher) == expected_mask(constraint, tuple(newest))
+
+    # Made ahead: what is cached here must not be contended for there.
+    for constraint in menu:
+        expected_mask(constraint, ()), expected_mask(constraint, tuple(texts[constraint.name]))
+    with ThreadPoolExecutor(8) as threads:
+        assert all(threads.map(work, range(300)))
+    assert len(pool) == 2
+
+
+def test_a_slow_compile_holds_up_no_other_grammar(compiler: Compiler) -> None:
+    pool = MatcherPool(TOKENIZER)
+    take(pool, CHOICE)
+    compiler.go.clear()
+    with ThreadPoolExecutor(1) as threads:
+        slow = threads.submit(take, pool, NESTED)
+        while len(compiler.compiled) < 2:
+            pass
+        assert mask(take(pool, CHOICE)) == expected_mask(CHOICE, ())
+        assert grammar_key(NESTED.grammar) not in pool
+        assert not slow.done()
+        compiler.go.set()
+        assert mask(slow.result(10)) == expected_mask(NESTED, ())
 
 
 def test_failures_are_told_apart() -> None:
@@ -130,124 +212,11 @@ def test_failures_are_told_apart() -> None:
     dead.compute_bitmask()
     assert failure_of(dead)[0] is Failure.DEAD_END
     assert "<state>" not in failure_of(rejected)[1]
-
-
-def test_prepare_returns_at_once_and_the_ticket_says_when(store: GuideStore, compiler: Compiler) -> None:
-    compiler.go.clear()
-    ticket = store.table.open(0)
-    store.prepare(ticket, CHOICE.grammar)
-    assert store.table.ready_ranks(ticket) == 0
-    compiler.go.set()
-    wait_until(lambda: store.table.ready_ranks(ticket) == 1)
-    guide = store.take(ticket, CHOICE.grammar)
-    assert matcher_of(guide) is compiler.made[0]
-    assert (guide.ticket, guide.consumed) == (ticket, 0)
-    assert len(compiler.made) == 1
-
-
-def test_take_without_prepare_makes_the_guide(store: GuideStore) -> None:
-    guide = store.take(store.table.open(0), NESTED.grammar)
-    assert mask_of(guide, store, *encode(b"(")) == expected_mask(NESTED, tuple(encode(b"(")))
-
-
-def test_a_guide_taken_again_starts_over(store: GuideStore) -> None:
-    ticket = store.table.open(0)
-    guide = store.take(ticket, CHOICE.grammar)
-    mask_of(guide, store, *encode(b"abc"))
-    assert store.table.outcome(ticket).resumed == 0
-    assert store.take(ticket, CHOICE.grammar) is guide
-    assert store.table.outcome(ticket).resumed == 1
-    assert guide.consumed == 0
-    assert mask_of(guide, store) == expected_mask(CHOICE, ())
-
-
-def test_a_released_matcher_serves_the_next_request_of_its_grammar(store: GuideStore, compiler: Compiler) -> None:
-    first, second, third = (store.table.open(index) for index in range(3))
-    prepare(store, first, CHOICE.grammar)
-    held = store.take(first, CHOICE.grammar)
-    mask_of(held, store, *encode(b"ab"))
-    other = store.take(second, CHOICE.grammar)
-    assert matcher_of(other) is compiler.made[1], "not shared while the first is at work"
-    store.release(first)
-    assert held.released
-    assert held.matcher is None
-    reused = store.take(third, CHOICE.grammar)
-    assert matcher_of(reused) is compiler.made[0]
-    assert mask_of(reused, store) == expected_mask(CHOICE, ())
-    assert len(compiler.made) == 2
-
-
-def test_a_guide_released_while_it_is_made_is_not_kept(store: GuideStore, compiler: Compiler) -> None:
-    compiler.go.clear()
-    ticket = store.table.open(0)
-    store.prepare(ticket, CHOICE.grammar)
-    store.release(ticket)
-    compiler.go.set()
-    wait_until(lambda: store.table.ready_ranks(ticket) == 1)
-    assert store._guides == {}
-    assert matcher_of(store.take(store.table.open(1), CHOICE.grammar)) is compiler.made[0]
-    again = store.table.open(0)
-    prepare(store, again, CHOICE.grammar)
-    assert matcher_of(store.take(again, CHOICE.grammar)) is compiler.made[1]
-
-
-def test_unknown_and_repeated_releases_harm_nobody(store: GuideStore) -> None:
-    ticket, other = store.table.open(0), store.table.open(1)
-    store.release(Ticket(0, 99))
-    guide = store.take(ticket, CHOICE.grammar)
-    kept = store.take(other, CHOICE.grammar)
-    store.release(ticket)
-    store.release(ticket)
-    assert guide.released
-    assert not kept.released
-    assert mask_of(kept, store) == expected_mask(CHOICE, ())
-    assert store.table.outcome(ticket).failure is Failure.NONE
-
-
-def test_a_released_guide_never_sets_its_request_free(store: GuideStore) -> None:
-    guide = store.take(store.table.open(0), CHOICE.grammar)
-    store.release(guide.ticket)
-    assert mask_of(guide, store, *encode(b"zz")) == {*TOKENIZER.eos_tokens}
-
-
-@pytest.mark.parametrize("prepared", [True, False])
-def test_a_grammar_that_does_not_compile_fails_its_ticket(store: GuideStore, prepared: bool) -> None:
-    ticket = store.table.open(0)
-    if prepared:
-        prepare(store, ticket, "start: nothing")
-    guide = store.take(ticket, "start: nothing")
-    assert guide.matcher is None
-    assert mask_of(guide, store) == {*TOKENIZER.eos_tokens}
-    outcome = store.table.outcome(ticket)
-    assert outcome.failure is Failure.INTERNAL
-    assert "nothing" in outcome.message
-
-
-def test_a_compile_that_is_late_writes_nothing_into_the_next_use(store: GuideStore, compiler: Compiler) -> None:
-    compiler.go.clear()
-    late = store.table.open(0)
-    store.prepare(late, "start: nothing")
-    store.release(late)
-    current = store.table.open(0)
-    compiler.go.set()
-    wait_until(lambda: len(compiler.made) == 1)
-    prepare(store, current, CHOICE.grammar)
-    assert store.table.outcome(current).failure is Failure.NONE
-    assert store.take(current, CHOICE.grammar).matcher is not None
-
-
-@pytest.mark.parametrize("released_first", [False, True])
-def test_a_guide_taken_while_it_is_prepared_is_the_one_released(store: GuideStore, compiler: Compiler, released_first: bool) -> None:
-    compiler.go.clear()
-    ticket = store.table.open(0)
-    store.prepare(ticket, CHOICE.grammar)
-    guide = store.take(ticket, CHOICE.grammar)
-    if released_first:
-        store.release(ticket)
-    compiler.go.set()
-    wait_until(lambda: store.table.ready_ranks(ticket) == 1)
-    if not released_first:
-        assert store.take(ticket, CHOICE.grammar) is guide
-        store.release(ticket)
-    assert guide.released
-    assert store._guides == {}
+    complex_one = new_matcher(TOKENIZER, "start: /(a|b)*a(a|b){300}c/", 200)
+    while not complex_one.is_error():
+        complex_one.compute_bitmask()
+        complex_one.consume_tokens(encode(b"a"))
+    assert failure_of(complex_one)[0] is Failure.TOO_COMPLEX
+    faulty = new_matcher(TOKENIZER, "start: nothing")
+    assert failure_of(faulty)[0] is Failure.INTERNAL
+    assert "nothing" in error_text(faulty)

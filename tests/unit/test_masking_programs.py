@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +15,6 @@ from masking_support import (
     CHOICE,
     DEAD_END,
     DEAD_END_TREES,
-    DISJOINT,
     EOS_TOKENS,
     NESTED,
     OPEN_SCHEMA,
@@ -28,37 +26,23 @@ from masking_support import (
     Constraint,
     allowed_by,
     choice_of,
-    empty_masks,
     encode,
     expected_mask,
+    fill,
+    guide_of,
     mask_of,
-    place,
     text_of,
-    ticket_table,
     tree,
     tries,
 )
 
-from ananke_server.masking.batch import GuidedBatch, RowRequest
-from ananke_server.masking.guides import GuideStore
-from ananke_server.masking.matchers import MatcherPool
-from ananke_server.masking.program_matcher import ProgramMatcher, new_program, unforced
-from ananke_server.masking.tickets import Failure, TicketTable
+from ananke_server.masking.matchers import MatcherPool, grammar_key
+from ananke_server.masking.program_matcher import ProgramMatcher, is_pooled, new_program, unforced
+from ananke_server.masking.tickets import Failure
 from ananke_server.masking.tokenizer import model_tokenizer
 
 SMALL_MODEL = Path(__file__).parents[2] / ".ananke" / "models" / "SmolLM2-135M-Instruct"
 WALKS = 8
-
-
-@pytest.fixture
-def table() -> Iterator[TicketTable]:
-    with ticket_table() as table:
-        yield table
-
-
-@pytest.fixture
-def batch(table: TicketTable) -> GuidedBatch:
-    return GuidedBatch(GuideStore(TOKENIZER, table))
 
 
 def words_of(program: str, tokenizer: LLTokenizer, chooser: random.Random) -> tuple[list[int], ProgramMatcher]:
@@ -75,29 +59,24 @@ def words_of(program: str, tokenizer: LLTokenizer, chooser: random.Random) -> tu
 
 
 @pytest.mark.parametrize("constraint", [*TREES_OF_CONSTRAINTS, *DEAD_END_TREES], ids=lambda constraint: constraint.name)
-@pytest.mark.parametrize("threads", [1, 4])
-def test_masks_of_a_tree_are_those_of_its_leaves_combined(constraint: Constraint, table: TicketTable, threads: int) -> None:
-    batch = GuidedBatch(GuideStore(TOKENIZER, table), threads=threads)
+def test_masks_of_a_tree_are_those_of_its_leaves_combined(constraint: Constraint) -> None:
     chooser = random.Random(constraint.name)
-    tickets = [place(batch, slot, constraint) for slot in range(WALKS)]
-    outputs: list[list[int]] = [[] for _ in range(WALKS)]
-    pending: list[list[int]] = [[] for _ in range(WALKS)]
+    pool = MatcherPool(TOKENIZER)
     endings = set()
-    for _ in range(16):
-        walks = [walk for walk, output in enumerate(outputs) if not {*output} & {*EOS_TOKENS}]
-        walks = [walk for walk in walks if len(text_of(outputs[walk])) + 3 <= constraint.horizon]
-        masks = empty_masks(len(walks))
-        batch.fill([RowRequest(walk, walk, tuple(pending[walk])) for walk in walks], masks)
-        for walk, mask in zip(walks, masks, strict=True):
-            output, text, allowed = outputs[walk], text_of(outputs[walk]), set(allowed_by(mask))
-            assert allowed == expected_mask(constraint, tuple(output)), (text, [TOKENS[token] for token in allowed])
-            assert table.outcome(tickets[walk]).failure is expected_mask(constraint, tuple(output)).failure
-            pending[walk] = [chooser.choice(sorted(allowed))]
-            output += pending[walk]
-            if output[-1] in EOS_TOKENS:
-                dead_end = table.outcome(tickets[walk]).failure is Failure.DEAD_END
+    for _ in range(WALKS):
+        guide = guide_of(constraint, pool)
+        newest: tuple[int, ...] = ()
+        while len(text := text_of([*guide.output, *newest])) + 3 <= constraint.horizon:
+            allowed = mask_of(guide, *newest)
+            expected = expected_mask(constraint, tuple(guide.output))
+            assert allowed == expected, (text, [TOKENS[token] for token in allowed])
+            assert guide.record.failure is expected.failure
+            newest = (chooser.choice(sorted(allowed)),)
+            if newest[0] in EOS_TOKENS:
+                dead_end = guide.record.failure is Failure.DEAD_END
                 assert dead_end == (text not in constraint.words)
                 endings.add(dead_end)
+                break
     assert endings == {not constraint.words}
 
 
@@ -141,16 +120,16 @@ def test_a_program_accepts_the_words_of_its_language_alone(constraint: Constrain
         assert (matcher.consume_tokens(tokens) and matcher.is_accepting()) == (word in constraint.words), word
 
 
-def test_a_text_that_one_leaf_forces_in_other_tokens_is_still_common(batch: GuidedBatch) -> None:
+def test_a_text_that_one_leaf_forces_in_other_tokens_is_still_common() -> None:
     """Canonical masks alone would have nothing in common: one leaf forces ``abc``, which the other may only write as ``ab``, ``c``."""
     forced = LLMatcher.grammar_from_regex("abc")
     pieces = f"start: <[{TOKENS.index(b'ab')}]> <[{TOKENS.index(b'c')}]>"
     alone = [np.frombuffer(LLMatcher(TOKENIZER, grammar).compute_bitmask(), dtype=np.int32) for grammar in (forced, pieces)]
     assert not (alone[0] & alone[1]).any()
-    place(batch, 0, Constraint("pieces", json.dumps({"all": [forced, pieces]}), frozenset([b"abc"]), 1000))
-    assert mask_of(batch, 0) == set(encode(b"ab"))
-    assert mask_of(batch, 0, *encode(b"ab")) == set(encode(b"c"))
-    assert mask_of(batch, 0, *encode(b"c")) == {*EOS_TOKENS}
+    guide = guide_of(Constraint("pieces", json.dumps({"all": [forced, pieces]}), frozenset([b"abc"]), 1000))
+    assert mask_of(guide) == set(encode(b"ab"))
+    assert mask_of(guide, *encode(b"ab")) == set(encode(b"c"))
+    assert mask_of(guide, *encode(b"c")) == {*EOS_TOKENS}
 
 
 @pytest.mark.parametrize(
@@ -178,79 +157,81 @@ def test_an_unforced_mask_allows_whatever_the_matcher_takes(grammar: str) -> Non
             output.append(chooser.choice(going_on))
 
 
-def test_a_leaf_left_behind_is_back_after_preemption(batch: GuidedBatch) -> None:
+def test_a_leaf_left_behind_is_back_once_tokens_are_discarded() -> None:
     either = tree("any", CHOICE, NESTED)
-    place(batch, 0, either)
-    guide = batch.slots[0]
-    assert mask_of(batch, 0, *encode(b"x ")) == expected_mask(CHOICE, tuple(encode(b"x ")))
-    guide.rewind()
-    assert mask_of(batch, 0) == expected_mask(either, ())
-    assert mask_of(batch, 0, *encode(b"((")) == expected_mask(NESTED, tuple(encode(b"((")))
-    guide.rewind()
-    assert mask_of(batch, 0, *encode(b"x "), *encode(b"1")) == {*EOS_TOKENS}
-    assert batch.store.table.outcome(guide.ticket).failure is Failure.NONE
+    guide = guide_of(either)
+    assert mask_of(guide, *encode(b"x ")) == expected_mask(CHOICE, tuple(encode(b"x ")))
+    assert fill(guide, 0) == expected_mask(either, ())
+    assert mask_of(guide, *encode(b"((")) == expected_mask(NESTED, tuple(encode(b"((")))
+    assert fill(guide, 0) == expected_mask(either, ())
+    assert mask_of(guide, *encode(b"x "), *encode(b"1")) == {*EOS_TOKENS}
+    assert guide.record.failure is Failure.NONE
 
 
-def test_a_leaf_in_its_error_state_is_replaced_after_preemption(batch: GuidedBatch) -> None:
+def test_a_leaf_in_its_error_state_is_replaced_once_tokens_are_discarded() -> None:
     either = tree("any", DEAD_END, CHOICE)
-    ticket = place(batch, 0, either)
-    guide = batch.slots[0]
+    guide = guide_of(either)
     assert guide.matcher is not None
-    x = [token for token in encode(b"x ") if TOKENS[token] == b"x"] or [TOKENS.index(b"x")]
-    assert mask_of(batch, 0, *x) == expected_mask(either, tuple(x)) == expected_mask(CHOICE, tuple(x))
+    x = TOKENS.index(b"x")
+    assert mask_of(guide, x) == expected_mask(either, (x,)) == expected_mask(CHOICE, (x,))
     dead = guide.matcher.leaves[0].matcher
     assert dead.is_error()
     for _ in range(2):
-        guide.rewind()
+        assert fill(guide, 0) == expected_mask(either, ())
         assert guide.matcher.leaves[0].matcher is not dead
-        assert mask_of(batch, 0) == expected_mask(either, ())
-        assert mask_of(batch, 0, *x) == expected_mask(either, tuple(x))
-    batch.store.release(ticket)
-    assert len(batch.store._pool) == 1, "the matcher in its error state is not given back"
-    again = place(batch, 1, either)
-    assert mask_of(batch, 1) == expected_mask(either, ())
-    assert batch.store.table.outcome(again).failure is Failure.NONE
+        assert mask_of(guide, x) == expected_mask(either, (x,))
+    again = guide_of(either, guide.matcher.pool)
+    assert mask_of(again) == expected_mask(either, ())
+    assert again.record.failure is guide.record.failure is Failure.NONE
 
 
-def test_each_leaf_goes_back_to_the_pool_of_its_own_grammar(batch: GuidedBatch) -> None:
-    both = tree("all", CHOICE, REGEXES[1])
-    tickets = [place(batch, 0, both), place(batch, 1, tree("any", CHOICE, NESTED))]
-    kept = [leaf.matcher for slot in range(2) for leaf in _leaves(batch, slot)]
-    for ticket in tickets:
-        batch.store.release(ticket)
-    place(batch, 2, both)
-    place(batch, 3, CHOICE)
-    place(batch, 4, NESTED)
-    assert [leaf.matcher for slot in (2, 3, 4) for leaf in _leaves(batch, slot)] == kept, "only under all is a grammar unforced"
+def test_each_leaf_is_of_the_pools_copy_of_its_own_grammar() -> None:
+    pool = MatcherPool(TOKENIZER)
+    both, either = tree("all", CHOICE, REGEXES[1]), tree("any", CHOICE, NESTED)
+    guides = [guide_of(constraint, pool) for constraint in (both, either, both, CHOICE, NESTED)]
+    keys = [grammar_key(grammar) for grammar in (unforced(CHOICE.grammar), unforced(REGEXES[1].grammar), CHOICE.grammar, NESTED.grammar)]
+    assert [leaf.key for guide in guides for leaf in guide.matcher.leaves] == [*keys, *keys[:2], *keys[2:]]  # type: ignore[union-attr]
+    assert all(key in pool for key in keys), "only under all is a grammar unforced"
+    assert len(pool) == 4
+    masks = [mask_of(guide, *encode(b"ab")) for guide in (guides[0], guides[3])]
+    assert masks == [expected_mask(constraint, tuple(encode(b"ab"))) for constraint in (both, CHOICE)]
+    assert mask_of(guides[2]) == expected_mask(both, ())
 
 
-def _leaves(batch: GuidedBatch, slot: int) -> list[object]:
-    matcher = batch.slots[slot].matcher
-    assert matcher is not None
-    return list(matcher.leaves)
+def test_a_program_is_pooled_where_each_of_its_grammars_is() -> None:
+    pool = MatcherPool(TOKENIZER)
+    both = tree("all", CHOICE, tree("any", NESTED, REGEXES[0]))
+    for grammar in (unforced(CHOICE.grammar), unforced(NESTED.grammar), NESTED.grammar, CHOICE.grammar, REGEXES[0].grammar):
+        assert not is_pooled(pool, both.grammar)
+        assert is_pooled(pool, grammar) == (grammar_key(grammar) in pool)
+        pool.take(grammar_key(grammar), grammar)
+        assert is_pooled(pool, grammar)
+    assert not is_pooled(pool, both.grammar)
+    guide = guide_of(both, pool)
+    assert is_pooled(pool, both.grammar)
+    assert mask_of(guide) == expected_mask(both, ())
 
 
-def test_a_dead_end_between_constraints_says_so_and_stays(batch: GuidedBatch) -> None:
-    ticket = place(batch, 0, DISJOINT)
-    assert mask_of(batch, 0) != {*EOS_TOKENS}
-    assert mask_of(batch, 0, *encode(b"abc")) == {*EOS_TOKENS}
-    outcome = batch.store.table.outcome(ticket)
-    assert (outcome.failure, outcome.message) == (Failure.DEAD_END, "no token can continue the output within the constraints put together")
-    batch.place(0, batch.store.take(ticket, DISJOINT.grammar))
-    assert mask_of(batch, 0) == {*EOS_TOKENS}
+def test_a_retired_program_had_served_others_where_one_of_its_leaves_had() -> None:
+    pool = MatcherPool(TOKENIZER)
+    guide = guide_of(tree("any", CHOICE, NESTED), pool)
+    guide_of(NESTED, pool)
+    assert guide.matcher is not None
+    assert guide.matcher.retire()
+    assert len(pool) == 0
 
 
 @pytest.mark.parametrize("mode", ["all", "any"])
-def test_a_leaf_that_does_not_compile_fails_the_whole(batch: GuidedBatch, mode: str) -> None:
+def test_a_leaf_that_does_not_compile_fails_the_whole(mode: str) -> None:
     program = json.dumps({mode: [CHOICE.grammar, "start: nothing"]})
     matcher = new_program(TOKENIZER, program)
     assert matcher.is_error()
     assert "nothing" in matcher.error_text()
     matcher.rewind()
     assert matcher.is_error()
-    ticket = place(batch, 0, Constraint("", program, frozenset(), 0))
-    assert mask_of(batch, 0) == {*EOS_TOKENS}
-    assert batch.store.table.outcome(ticket).failure is Failure.INTERNAL
+    guide = guide_of(Constraint("", program, frozenset(), 0))
+    assert mask_of(guide) == {*EOS_TOKENS}
+    assert guide.record.failure is Failure.INTERNAL
 
 
 def test_constraints_with_nothing_in_common_are_found_by_the_first_mask() -> None:
@@ -260,31 +241,6 @@ def test_constraints_with_nothing_in_common_are_found_by_the_first_mask() -> Non
     assert allowed_by(np.frombuffer(matcher.compute_bitmask(), dtype=np.int32)) == [*EOS_TOKENS]
     assert matcher.is_error()
     assert "NoExtension" in matcher.error_text()
-
-
-@pytest.mark.parametrize("seed", range(8))
-def test_trees_and_single_grammars_share_a_batch(seed: int) -> None:
-    chooser = random.Random(seed)
-    menu = [*TREES_OF_CONSTRAINTS, *DEAD_END_TREES, CHOICE, NESTED, OPEN_SCHEMA, DEAD_END]
-    constraints = [chooser.choice(menu) for _ in range(8)]
-    with ticket_table() as table:
-        batch = GuidedBatch(GuideStore(TOKENIZER, table), threads=4)
-        tickets = [place(batch, slot, constraint) for slot, constraint in enumerate(constraints)]
-        outputs: list[list[int]] = [[] for _ in constraints]
-        news: list[list[int]] = [[] for _ in constraints]
-        failures = [Failure.NONE] * len(constraints)
-        for _ in range(10):
-            slots = chooser.sample(range(8), chooser.randint(0, 8))
-            masks = empty_masks(8)
-            batch.fill([RowRequest(slot, slot, tuple(news[slot])) for slot in slots], masks)
-            for row, slot in enumerate(slots):
-                mask = expected_mask(constraints[slot], tuple(outputs[slot]))
-                failures[slot] = failures[slot] or mask.failure
-                assert set(allowed_by(masks[row])) == ({*EOS_TOKENS} if failures[slot] else mask)
-                assert table.outcome(tickets[slot]).failure is failures[slot]
-                choices = range(VOCABULARY) if chooser.random() < 0.05 else sorted(mask)
-                news[slot] = [chooser.choice(choices)]
-                outputs[slot] += news[slot]
 
 
 PHONE = LLMatcher.grammar_from_regex(r"(foo|bar) [0-9]{3}-[0-9]{4}|foolish|barter[a-z ]{0,9}")

@@ -7,16 +7,14 @@ from ananke_server.masking.stage_times import STAGE_TIMES_VARIABLE, StageTimes
 
 def one_step(stages: StageTimes) -> None:
     stages.begin()
-    stages.lap("consume")
-    stages.lap("compute")
+    stages.lap("announce")
+    stages.lap("apply")
 
 
 def test_off_keeps_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(STAGE_TIMES_VARIABLE, raising=False)
     stages = StageTimes.from_environment()
     one_step(stages)
-    stages.mark_forward()
-    stages.mark_masks()
     assert stages.take() == {}
 
 
@@ -26,7 +24,7 @@ def test_on_counts_each_stage_until_taken(monkeypatch: pytest.MonkeyPatch) -> No
     one_step(stages)
     one_step(stages)
     taken = stages.take()
-    assert {stage: numbers["count"] for stage, numbers in taken.items()} == {"consume": 2, "compute": 2}
+    assert {stage: numbers["count"] for stage, numbers in taken.items()} == {"announce": 2, "apply": 2}
     assert all(numbers["sum_us"] >= 0 for numbers in taken.values())
     assert stages.take() == {}
 
@@ -36,4 +34,4 @@ def test_laps_share_the_time_without_a_gap(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr("ananke_server.masking.stage_times.time.perf_counter_ns", lambda: next(moments))
     stages = StageTimes(on=True)
     one_step(stages)
-    assert {stage: numbers["mean_us"] for stage, numbers in stages.take().items()} == {"consume": 3.0, "compute": 5.0}
+    assert {stage: numbers["mean_us"] for stage, numbers in stages.take().items()} == {"announce": 3.0, "apply": 5.0}

@@ -96,6 +96,8 @@ class MaskCrew:
         Raises:
             CrewDeadError: they ended before.
         """
+        if self.is_dead:
+            raise CrewDeadError()
         await asyncio.gather(*(self._answers[key] for key in list(self._answers) if key[0] == "up"))
 
     async def prepare(self, ticket: Ticket, program: str) -> tuple[Failure, str]:
