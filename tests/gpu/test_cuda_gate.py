@@ -39,8 +39,10 @@ async def decode():
     crew = MaskCrew.start(small_source(), TOKENIZER, rows=SLOTS, processes=PROCESSES, lexer_states=10_000)
     try:
         await crew.wait_until_up()
-        board, bells = open_board(crew.address)
-        placements, gate = Placements(board, bells), CudaGate(board, torch.device("cuda"))
+        board, bell = open_board(crew.address)
+        lengths = torch.full((SLOTS,), 5, dtype=torch.int32, device="cuda")
+        tokens = torch.zeros((SLOTS, 5 + STEPS), dtype=torch.int32, device="cuda")
+        placements, gate = Placements(board, bell), CudaGate(board, lengths, tokens, VOCAB)
         chooser = random.Random(1)
         # Every fourth slot is unconstrained.
         grammars = [None if slot % 4 == 3 else GRAMMARS[slot % len(GRAMMARS) - 1] for slot in range(SLOTS)]
@@ -49,15 +51,14 @@ async def decode():
                 ticket = Ticket(slot, slot % PROCESSES)
                 assert await crew.prepare(ticket, grammar) == (Failure.NONE, "")
                 placements.place(slot, ticket, prompt=5)
-        lengths = torch.full((SLOTS,), 5, dtype=torch.int32, device="cuda")
-        tokens = torch.zeros((SLOTS, 5 + STEPS), dtype=torch.int32, device="cuda")
+        slots = list(range(SLOTS))
         work = torch.randn((2048, 2048), device="cuda")
         for step in range(1, STEPS + 1):
             gate.send(step, lengths, tokens)
             for _ in range(5):
                 work = torch.tanh(work @ work)
-            slots = list(range(SLOTS))
-            chooser.shuffle(slots)
+            if step % 3:
+                chooser.shuffle(slots)
             order = torch.tensor(slots, device="cuda")
             logits = torch.randn((SLOTS, VOCAB), device="cuda")
             asked = placements.ask(step, order.cpu().numpy())
@@ -91,8 +92,9 @@ async def die():
     crew = MaskCrew.start(small_source(), TOKENIZER, rows=4, processes=2, lexer_states=10_000)
     try:
         await crew.wait_until_up()
-        board, bells = open_board(crew.address)
-        placements, gate = Placements(board, bells), CudaGate(board, torch.device("cuda"))
+        board, bell = open_board(crew.address)
+        lengths = torch.zeros(4, dtype=torch.int32, device="cuda")
+        placements, gate = Placements(board, bell), CudaGate(board, lengths, lengths[:, None], VOCAB)
         for owner in range(2):
             await crew.prepare(Ticket(owner, owner), GRAMMARS[0])
             placements.place(owner, Ticket(owner, owner))

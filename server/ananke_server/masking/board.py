@@ -1,10 +1,10 @@
 """The board: the memory that the engine's workers, which run the model, share with the mask processes, which fill its masks.
 
-For each step the engine announces the rows that need a mask; what was sampled last arrives from wherever sampling runs;
-each mask process fills the masks of its own rows and says that it is done. Whoever waits, waits for a number in this
-memory: the mask processes for ``arrived``, a GPU's stream or the engine for ``done``. A step's number is never used twice,
-and its rows and masks lie in the half of the memory that its parity tells, so that one step can be announced while the
-step before is being filled.
+For each step the engine announces the rows that need a mask, and rings the foreman; what was sampled last arrives from
+wherever sampling runs; then the foreman rings the mask processes, and each fills the masks of its own rows and says that it
+is done. Whoever waits, waits for a number in this memory: the foreman for ``arrived``, a GPU's stream or the engine for
+``done``. A step's number is never used twice, and its rows and masks lie in the half of the memory that its parity tells,
+so that one step can be announced while the step before is being filled.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Board:
     Attributes:
         arrived: ``[1]`` uint64, the last step whose newest tokens are in ``lengths`` and ``tokens``.
         done: ``[processes, 8]`` uint64, in the first column the last step of which a process has filled all its rows.
-        announced: ``[2, processes]`` uint64, by parity the last step that has rows for a process.
+        announced: ``[2]`` uint64, by parity the last step that needs masks.
         counts: ``[2]`` uint64, by parity how many rows a step has.
         rows: ``[2, rows]`` of ``ROW``.
         lengths, tokens: ``[rows]`` int32, by slot: tokens of prompt and output, and the last of them.
@@ -68,7 +68,7 @@ class Board:
         self._life = layout.take((1,), np.uint64)
         self.arrived = layout.take((1,), np.uint64)
         self.done = layout.take((size.processes, _LINE // 8), np.uint64)
-        self.announced = layout.take((PARITIES, size.processes), np.uint64)
+        self.announced = layout.take((PARITIES,), np.uint64)
         self.counts = layout.take((PARITIES,), np.uint64)
         self.rows = layout.take((PARITIES, size.rows), ROW)
         self.lengths = layout.take((size.rows,), np.int32)
@@ -107,15 +107,15 @@ class _Layout:
 
 @dataclass
 class BoardFile:
-    """A board's memory and the bells of its mask processes, as files without names that other processes of this user can open.
+    """A board's memory and the foreman's bell, as files without names that other processes of this user can open.
 
     ``address`` tells an engine's worker where they are, as long as this process lives.
     """
 
     size: Size
     memory: int
-    bells: list[tuple[int, int]]
-    """A pipe for each mask process: where it listens, and where it is rung."""
+    bell: tuple[int, int]
+    """A pipe: where the foreman listens, and where it is rung."""
 
     @classmethod
     def create(cls, size: Size) -> BoardFile:
@@ -123,11 +123,11 @@ class BoardFile:
         memory = os.memfd_create("ananke-board")
         os.ftruncate(memory, _bytes(size))
         os.pwrite(memory, np.array(size, dtype=np.uint64).tobytes(), 0)
-        return cls(size, memory, [os.pipe() for _ in range(size.processes)])
+        return cls(size, memory, os.pipe())
 
     @property
     def address(self) -> str:
-        return f"{os.getpid()}:{self.memory}:{','.join(str(ring) for _, ring in self.bells)}"
+        return f"{os.getpid()}:{self.memory}:{self.bell[1]}"
 
     def board(self) -> Board:
         """The board, mapped into this process."""
@@ -135,38 +135,37 @@ class BoardFile:
 
     def close(self) -> None:
         """Close the files; what is mapped stays."""
-        for descriptor in (self.memory, *(end for pipe in self.bells for end in pipe)):
+        for descriptor in (self.memory, *self.bell):
             os.close(descriptor)
 
 
-class Bells:
-    """Rings the mask processes, which sleep until then."""
+class Bell:
+    """Wakes whoever sleeps at the other end of a pipe."""
 
-    def __init__(self, descriptors: list[int]) -> None:
-        self._descriptors = descriptors
-        for descriptor in descriptors:
-            os.set_blocking(descriptor, False)
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+        os.set_blocking(descriptor, False)
 
-    def ring(self, process: int) -> None:
-        """Wake a mask process. Costs a few us."""
+    def ring(self) -> None:
+        """Costs some 10 us, most of them for waking a sleeper."""
         # Where the pipe is full, so many rings lie unheard that it will wake.
         with suppress(BlockingIOError):
-            os.write(self._descriptors[process], b"!")
+            os.write(self._descriptor, b"!")
 
 
-def open_board(address: str) -> tuple[Board, Bells]:
-    """The board of an address, and its bells.
+def open_board(address: str) -> tuple[Board, Bell]:
+    """The board of an address, and the bell of its foreman.
 
     Raises:
         OSError: the process that made it has ended.
     """
-    pid, memory, bells = address.split(":")
+    pid, memory, bell = address.split(":")
     descriptor = os.open(f"/proc/{pid}/fd/{memory}", os.O_RDWR)
     try:
         board = mapped(descriptor)
     finally:
         os.close(descriptor)
-    return board, Bells([os.open(f"/proc/{pid}/fd/{bell}", os.O_WRONLY) for bell in bells.split(",")])
+    return board, Bell(os.open(f"/proc/{pid}/fd/{bell}", os.O_WRONLY))
 
 
 def mapped(descriptor: int) -> Board:
@@ -178,4 +177,4 @@ def mapped(descriptor: int) -> Board:
 
 def _bytes(size: Size) -> int:
     rows = PARITIES * size.rows * (ROW.itemsize + 4 * size.stride) + 8 * size.rows
-    return rows + size.processes * (_LINE + 8 * PARITIES) + 16 * _LINE + 2 * _PAGE
+    return rows + size.processes * _LINE + 16 * _LINE + 2 * _PAGE

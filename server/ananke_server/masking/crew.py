@@ -71,12 +71,11 @@ class MaskCrew:
         file = BoardFile.create(Size(rows, (tokenizer.vocab_size + 31) // 32, processes))
         pairs = [socket.socketpair() for _ in range(processes)]
         theirs = [pair[1].fileno() for pair in pairs]
-        bells = [bell for bell, _ in file.bells]
-        channels = [f"{bell}:{connection}" for bell, connection in zip(bells, theirs, strict=True)]
+        descriptors = [file.memory, file.bell[0], *theirs]
         process = subprocess.Popen(
-            [sys.executable, "-m", "ananke_server.masking.foreman", str(file.memory), str(lexer_states), *channels],
+            [sys.executable, "-m", "ananke_server.masking.foreman", str(lexer_states), *map(str, descriptors)],
             stdin=subprocess.PIPE,
-            pass_fds=[file.memory, *bells, *theirs],
+            pass_fds=descriptors,
             # A group of their own, by which all of them can be killed at once.
             process_group=0,
             # Triton's Python has the packages on a path of its own making.
@@ -118,7 +117,7 @@ class MaskCrew:
         return answer
 
     async def times(self) -> list[dict[str, int]]:
-        """For each process since the last call: steps, rows, and the ns it waited for tokens and filled masks.
+        """For each process since the last call: steps, rows, and the ns that filling took.
 
         Raises:
             CrewDeadError: the processes have ended.

@@ -1,8 +1,10 @@
-"""The foreman: the process that has the tokenizer, and forks the mask processes, which share its memory.
+"""The foreman: the process that has the tokenizer, forks the mask processes, which share its memory, and calls them to work.
 
-    python -m ananke_server.masking.foreman BOARD LEXER_STATES BELL:CONNECTION...      (file descriptors)
+    python -m ananke_server.masking.foreman LEXER_STATES BOARD BELL CONNECTION...      (file descriptors)
 
-It reads the tokenizer as one JSON object from standard input. It ends when one of its processes does, and ends the others.
+It reads the tokenizer as one JSON object from standard input. When the engine has announced a step it looks out for the
+tokens that were sampled last, so that the mask processes sleep until there is something to do, and the engine has one
+to ring instead of all. It ends when one of its processes does, and ends the others.
 """
 
 from __future__ import annotations
@@ -12,55 +14,78 @@ import gc
 import json
 import os
 import resource
+import select
 import signal
 import socket
 import sys
 from contextlib import suppress
 
+import numpy as np
 from llguidance import LLTokenizer
 
-from ananke_server.masking.board import mapped
-from ananke_server.masking.mask_process import MaskProcess, send_all
+from ananke_server.masking.board import PARITIES, Bell, Board, mapped
+from ananke_server.masking.mask_process import BELL_BYTES, MaskProcess, send_all
 from ananke_server.masking.messages import packed
 from ananke_server.masking.tokenizer import TokenizerSource
 
+ARRIVAL_PAUSE = 20e-6
 _PR_SET_PDEATHSIG = 1
+_PR_SET_TIMERSLACK = 29
 
 
 def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    board, lexer_states, *processes = sys.argv[1:]
+    lexer_states, memory, bell, *connections = map(int, sys.argv[1:])
     content = json.load(sys.stdin.buffer)
     tokenizer = TokenizerSource(content["text"], tuple(content["ends"])).load()
     del content
     # What lives now lives on in all processes: collecting it would copy its pages.
     gc.freeze()
-    channels = [tuple(map(int, process.split(":"))) for process in processes]
-    children = [_fork(int(board), number, channels, tokenizer, int(lexer_states)) for number in range(len(channels))]
-    for _, connection in channels:
-        os.close(connection)
-    ended, status = os.wait()
-    for child in children:
-        if child != ended:
+    board = mapped(memory)
+    bells = [os.pipe() for _ in connections]
+    children = [_fork(board, number, bells[number][0], connections, tokenizer, lexer_states) for number in range(len(connections))]
+    for descriptor in (*connections, *(listen for listen, _ in bells)):
+        os.close(descriptor)
+    try:
+        _dispatch(board, bell, [Bell(ring) for _, ring in bells], [os.pidfd_open(child) for child in children])
+    finally:
+        for child in children:
             with suppress(ProcessLookupError):
                 os.kill(child, signal.SIGKILL)
-    sys.exit(os.waitstatus_to_exitcode(status) & 0xFF)
 
 
-def _fork(board: int, number: int, channels: list[tuple[int, ...]], tokenizer: LLTokenizer, lexer_states: int) -> int:
+def _dispatch(board: Board, bell: int, bells: list[Bell], processes: list[int]) -> None:
+    """Ring the mask processes of each step once its newest tokens have arrived; returns when one has ended."""
+    # A sleep of 20 us takes 70 else.
+    ctypes.CDLL(None).prctl(_PR_SET_TIMERSLACK, 1000)
+    dispatched = 0
+    while True:
+        ready, _, _ = select.select([bell, *processes], [], [])
+        if ready != [bell]:
+            return
+        os.read(bell, BELL_BYTES)
+        for step in sorted(int(step) for step in board.announced if step > dispatched):
+            while int(board.arrived[0]) < step:
+                if select.select(processes, [], [], ARRIVAL_PAUSE)[0]:
+                    return
+            parity = step % PARITIES
+            for owner in np.unique(board.rows[parity, : int(board.counts[parity])]["owner"]).tolist():
+                bells[owner].ring()
+            dispatched = step
+
+
+def _fork(board: Board, number: int, bell: int, connections: list[int], tokenizer: LLTokenizer, lexer_states: int) -> int:
     if pid := os.fork():
         return pid
     try:
         # Without its foreman nobody would know that it is there.
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        for other, (bell, connection) in enumerate(channels):
+        for other, connection in enumerate(connections):
             if other != number:
-                os.close(bell)
                 os.close(connection)
-        bell, descriptor = channels[number]
-        orders = socket.socket(fileno=descriptor)
-        process = MaskProcess(mapped(board), number, bell, orders, tokenizer, lexer_states=lexer_states)
+        orders = socket.socket(fileno=connections[number])
+        process = MaskProcess(board, number, bell, orders, tokenizer, lexer_states=lexer_states)
         send_all(orders, packed(["up", 0]))
         process.run()
         os._exit(0)

@@ -7,7 +7,6 @@ and from whatever a grammar might do to the process that works on it.
 
 from __future__ import annotations
 
-import ctypes
 import os
 import select
 import socket
@@ -27,13 +26,11 @@ from ananke_server.masking.program_matcher import is_pooled
 from ananke_server.masking.tickets import Failure, Outcome
 
 COMPILERS = 2
-ARRIVAL_PAUSE = 20e-6
-_PR_SET_TIMERSLACK = 29
-_BELL_BYTES = 4096
+BELL_BYTES = 4096
 
 
 class MaskProcess:
-    """Answers orders on a connection, and fills the masks that the board asks this process for, until the connection closes."""
+    """Answers orders on a connection, and fills this process's masks at each ring, until the connection closes."""
 
     def __init__(
         self, board: Board, number: int, bell: int, connection: socket.socket, tokenizer: LLTokenizer, *, lexer_states: int
@@ -55,8 +52,6 @@ class MaskProcess:
 
     def run(self) -> None:
         """Work until the connection closes."""
-        # A sleep of 20 us takes 70 else.
-        ctypes.CDLL(None).prctl(_PR_SET_TIMERSLACK, 1000)
         self._connection.setblocking(False)
         os.set_blocking(self._bell, False)
         while True:
@@ -64,23 +59,20 @@ class MaskProcess:
             if self._connection.fileno() in ready and not self._take_orders():
                 break
             if self._bell in ready:
-                os.read(self._bell, _BELL_BYTES)
-                for step in sorted(int(step) for step in self._board.announced[:, self._number] if step > self._done):
-                    if not self._fill(step):
-                        break
+                os.read(self._bell, BELL_BYTES)
+                arrived = int(self._board.arrived[0])
+                for step in sorted(int(step) for step in self._board.announced):
+                    if self._done < step <= arrived:
+                        self._fill(step)
         self._compilers.shutdown(wait=False, cancel_futures=True)
 
-    def _fill(self, step: int) -> bool:
-        """Fill this process's masks of a step; false where the connection has closed."""
+    def _fill(self, step: int) -> None:
+        """Fill this process's masks of a step whose newest tokens have arrived."""
         board, parity = self._board, step % PARITIES
         begun = time.perf_counter_ns()
         rows = board.rows[parity, : int(board.counts[parity])]
         mine = np.flatnonzero(rows["owner"] == self._number)
         asked = rows[mine]
-        while int(board.arrived[0]) < step:
-            if select.select([self._connection], [], [], ARRIVAL_PAUSE)[0] and not self._take_orders():
-                return False
-        arrived = time.perf_counter_ns()
         self._note_wait()
         slots = asked["slot"]
         lengths = (board.lengths[slots] - asked["prompt"].astype(np.int32)).tolist()
@@ -100,8 +92,7 @@ class MaskProcess:
                 masks[row, :words] = self._ends
         board.done[self._number, 0] = self._done = step
         self._last = (step, filled)
-        self._times.update(steps=1, rows=len(mine), waited_ns=arrived - begun, filled_ns=time.perf_counter_ns() - arrived)
-        return True
+        self._times.update(steps=1, rows=len(mine), filled_ns=time.perf_counter_ns() - begun)
 
     def _note_wait(self) -> None:
         """How long the engine waited for the masks of this process's last step: known once the next step's tokens are there."""

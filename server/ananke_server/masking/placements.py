@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ananke_server.masking.board import PARITIES, ROW, Bells, Board
+from ananke_server.masking.board import PARITIES, ROW, Bell, Board
 from ananke_server.masking.tickets import Ticket
 
 
@@ -28,14 +28,16 @@ class Placements:
     persistent index (V2). Slots of unconstrained requests cost nothing.
     """
 
-    def __init__(self, board: Board, bells: Bells, *, writes: bool = True) -> None:
+    def __init__(self, board: Board, bell: Bell, *, writes: bool = True) -> None:
         """``writes``: whether this worker tells the mask processes; others of a tensor-parallel group wait for the same masks."""
         self.board = board
-        self._bells = bells
+        self._bell = bell
         self.writes = writes
         self._placed = np.zeros(board.size.rows, dtype=ROW)
         self._guided = np.zeros(board.size.rows, dtype=np.bool_)
         self._stays = 0
+        self._changes = 0
+        self._last: list[tuple[tuple[int, bytes] | None, Asked]] = [(None, NOTHING)] * PARITIES
 
     def __bool__(self) -> bool:
         return bool(self._guided.any())
@@ -43,21 +45,25 @@ class Placements:
     def place(self, slot: int, ticket: Ticket, prompt: int = 0) -> None:
         """Put a request at a slot, whoever was there before. A request that comes back after preemption is placed again."""
         self._stays += 1
+        self._changes += 1
         self._placed[slot] = (ticket.number, self._stays, slot, prompt, ticket.owner)
         self._guided[slot] = True
 
     def remove(self, slot: int) -> None:
         """Clear a slot."""
+        self._changes += 1
         self._guided[slot] = False
 
     def move(self, source: int, target: int) -> None:
         """Move whatever is at ``source``, nothing included, to ``target``."""
+        self._changes += 1
         self._placed[target], self._guided[target] = self._placed[source], self._guided[source]
         self._placed[target]["slot"] = target
         self._guided[source] = False
 
     def swap(self, first: int, second: int) -> None:
         """Exchange two slots."""
+        self._changes += 1
         both, other = [first, second], [second, first]
         self._placed[both], self._guided[both] = self._placed[other], self._guided[other]
         self._placed["slot"][both] = both
@@ -67,21 +73,29 @@ class Placements:
         return np.flatnonzero(self._guided)
 
     def ask(self, step: int, slots: NDArray[np.intp] | NDArray[np.int32]) -> Asked:
-        """Announce a step whose logits rows belong to ``slots``, ``[rows]``. Costs some 20 us and a few for each mask process.
+        """Announce a step whose logits rows belong to ``slots``, ``[rows]``.
 
-        The step two before must be over: its half of the board is written.
+        Costs some 20 us and the foreman's bell; less where the batch is that of the last step but one, whose half of the
+        board this step takes over. That step has to be over.
         """
+        parity = step % PARITIES
+        batch = (self._changes, slots.tobytes())
+        if self._last[parity][0] != batch:
+            self._last[parity] = batch, self._write(parity, slots)
+        asked = self._last[parity][1]
+        if asked.masks and self.writes:
+            self.board.announced[parity] = step
+            self._bell.ring()
+        return asked
+
+    def _write(self, parity: int, slots: NDArray[np.intp] | NDArray[np.int32]) -> Asked:
         rows = np.flatnonzero(self._guided[slots])
         if not len(rows):
             return NOTHING
         asked = self._placed[slots[rows]]
-        owners = np.flatnonzero(np.bincount(asked["owner"].astype(np.intp))).tolist()
         if self.writes:
-            board, parity = self.board, step % PARITIES
+            board = self.board
             board.rows[parity, : len(rows)] = asked
             board.masks[parity, : len(rows), board.size.words] = rows
             board.counts[parity] = len(rows)
-            board.announced[parity, owners] = step
-            for owner in owners:
-                self._bells.ring(owner)
-        return Asked(len(rows), owners)
+        return Asked(len(rows), np.unique(asked["owner"]).tolist())

@@ -27,7 +27,7 @@ class LlguidanceV2(LogitsProcessor):
     def __init__(self, vllm_config: VllmConfig, req_states: LogitsProcRequestState) -> None:
         self._placements = make_placements(vllm_config)
         self._states = req_states
-        self._gate = _gate(self._placements, req_states.device)
+        self._gate = _gate(self._placements, req_states)
         self._step = 0
         self._sent = 0
         self._expects_rows = False
@@ -87,9 +87,9 @@ class LlguidanceV2(LogitsProcessor):
             self._gate.send(self._step, self._states.total_len.gpu, self._states.all_token_ids.gpu)
 
 
-def _gate(placements: Placements, device: torch.device) -> Gate:
-    if device.type != "cuda":
+def _gate(placements: Placements, states: LogitsProcRequestState) -> Gate:
+    if states.device.type != "cuda":
         return HostGate(placements.board)
     from ananke_server.masking.cuda_gate import CudaGate
 
-    return CudaGate(placements.board, device)
+    return CudaGate(placements.board, states.total_len.gpu, states.all_token_ids.gpu, states.vocab_size)

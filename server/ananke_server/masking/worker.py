@@ -42,14 +42,14 @@ def make_placements(config: VllmConfig) -> Placements:
     Raises:
         ValueError: the board is too small for the engine's batches.
     """
-    board, bells = open_board(os.environ[ADDRESS_VARIABLE])
+    board, bell = open_board(os.environ[ADDRESS_VARIABLE])
     most = config.scheduler_config.max_num_seqs
     if board.size.rows < most:
         raise ValueError(f"the board is made for {board.size.rows} rows, and the engine may have {most}")
     parallel = config.parallel_config
     # All ranks of a tensor-parallel group sample alike, in the last stage of the pipeline.
     writes = parallel.rank % parallel.world_size == parallel.world_size - parallel.tensor_parallel_size
-    return Placements(board, bells, writes=writes)
+    return Placements(board, bell, writes=writes)
 
 
 class WorkerExtension:
