@@ -37,7 +37,6 @@ from ananke_server.masking.tokenizer import model_tokenizer
 from ananke_server.settings import Settings
 
 STARTED = time.monotonic()
-ROUNDS = 2
 SLOW_ROUND = 6.0
 ROUND_LIMIT = 120.0
 # What is left for the results when the deadline comes.
@@ -167,7 +166,7 @@ async def _point(bench: Bench, workload: Workload, batch: int, arguments: argpar
     """One workload at one batch: warm-ups of all variants, then their measured rounds in turn."""
     warm_ups: dict[str, Round] = {}
     measured: dict[str, list[Round]] = {}
-    for number in range(1 + ROUNDS):
+    for number in range(1 + arguments.rounds):
         for variant in arguments.variants:
             warm_up = warm_ups.get(variant)
             if number and (warm_up is None or (number > 1 and warm_up.seconds > SLOW_ROUND)):
@@ -284,6 +283,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--variants", nargs="+", help="of unconstrained, ours and the backend (default: all, ours beside guidance alone)")
     parser.add_argument("--workloads", nargs="+", choices=["easy", "hard", "real"], default=["easy", "hard", "real"])
     parser.add_argument("--batches", nargs="+", type=int, default=[1, 8, 32, 128, 256])
+    parser.add_argument("--rounds", type=int, default=2, help="measured rounds of each variant")
     parser.add_argument("--tokens", type=int, default=200, help="tokens a request")
     parser.add_argument("--whitespace", choices=["compact", "flexible"], default="compact", help="between JSON's tokens, for every variant")
     parser.add_argument("--stages", action="store_true", help="time the stages of our masks, which costs some 15 us a step")

@@ -101,13 +101,11 @@ class Bench:
         if crew:
             steps = [times["steps"] for times in crew]
             filled = [times["filled_ns"] / times["steps"] / 1e3 for times in crew]
-            waited = [times["waited_ns"] / times["steps"] / 1e3 for times in crew]
             stages["mask_processes"] = {
                 "processes": len(crew),
                 "steps": max(steps),
                 "fill_us_step": percentiles(filled),
                 "fill_us_row": round(sum(times["filled_ns"] for times in crew) / sum(times["rows"] for times in crew) / 1e3, 1),
-                "wait_for_tokens_us_step": percentiles(waited),
             }
         if self._stages:
             [stages["engine_thread"]] = await self._llm.collective_rpc("ananke_stage_times")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
@@ -23,8 +23,8 @@ from ananke_server.engine.attempts import seed_of
 from ananke_server.engine.engine import GuidedEngine
 from ananke_server.engine.request import Delta, GenerateRequest, GenerateResult
 from ananke_server.handover import Seal
-from ananke_server.masking.tickets import Failure, Ticket, TicketTable
-from ananke_server.masking.tokenizer import model_tokenizer
+from ananke_server.masking.tickets import Failure, Outcome, Ticket
+from ananke_server.masking.tokenizer import model_tokenizer, tokenizer_source
 from ananke_server.settings import Settings
 
 SMALL_MODEL = Path(__file__).parents[2] / ".ananke" / "models" / "SmolLM2-135M-Instruct"
@@ -38,38 +38,47 @@ SEAL = Seal(b"s" * 32)
 
 
 @dataclass
+class Crew:
+    """Stands for the mask processes: has every guide ready, and says of each what the script wants."""
+
+    failures: dict[int, Failure] = field(default_factory=dict)
+    prepared: list[tuple[Ticket, str]] = field(default_factory=list)
+    released: list[Ticket] = field(default_factory=list)
+    processes: int = 2
+
+    async def prepare(self, ticket: Ticket, program: str) -> tuple[Failure, str]:
+        self.prepared.append((ticket, program))
+        return Failure.NONE, ""
+
+    def release(self, ticket: Ticket) -> asyncio.Future[Outcome]:
+        self.released.append(ticket)
+        outcome: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+        failure = self.failures.get(ticket.number, Failure.NONE)
+        outcome.set_result(Outcome(failure, "no token can follow" if failure else "", steps=3, us_mean=12.5))
+        return outcome
+
+
+@dataclass
 class Script:
-    """Stands for vLLM: answers each request with the next text, or raises, and keeps what it was asked."""
+    """Stands for vLLM: answers each request with the next text, or lets its guide fail, and keeps what it was asked."""
 
     answers: list[str | Failure]
-    table: TicketTable
+    crew: Crew = field(default_factory=Crew)
     finish_reason: str = "stop"
     stop_reason: str | None = None
     pause: float = 0.0
     asked: list[tuple[str, Any]] = field(default_factory=list)
-    released: list[list[int]] = field(default_factory=list)
-    vllm_config: Any = field(
-        default_factory=lambda: SimpleNamespace(
-            model_config=SimpleNamespace(max_model_len=500), parallel_config=SimpleNamespace(world_size=1)
-        )
-    )
+    vllm_config: Any = field(default_factory=lambda: SimpleNamespace(model_config=SimpleNamespace(max_model_len=500)))
     errored: bool = False
 
     def get_tokenizer(self) -> Any:
         return SimpleNamespace(encode=lambda text, **_: list(range(len(text))))
 
-    async def collective_rpc(self, method: str, args: tuple[list[list[Any]], list[list[int]]]) -> None:
-        prepare, release = args
-        self.released += release
-        for index, generation, _ in prepare:
-            self.table.mark_ready(Ticket(index, generation), 0)
-
     async def generate(self, prompt: Any, params: Any, request_id: str) -> AsyncIterator[Any]:
         self.asked.append((request_id, params))
         answer = self.answers.pop(0)
         if isinstance(answer, Failure):
-            index, generation, _ = params.extra_args["ananke"]
-            self.table.fail(Ticket(index, generation), answer, "no token can follow")
+            self.crew.failures[params.extra_args["ananke"][0]] = answer
             answer = ""
         tokens = [*model_tokenizer(str(SMALL_MODEL)).tokenize_str(answer), EOS]
         middle = len(answer) // 2
@@ -80,34 +89,24 @@ class Script:
             yield SimpleNamespace(outputs=[SimpleNamespace(**output, **ending)])
 
 
-@pytest.fixture
-def table() -> Iterator[TicketTable]:
-    table = TicketTable.create(8)
-    yield table
-    table.unlink()
-
-
 def answered(script: Script, request: GenerateRequest, **settings: Any) -> tuple[GenerateResult, list[Delta]]:
-    """The result of a request and what was emitted; every ticket has to be back."""
+    """The result of a request and what was emitted; every guide has to be let go."""
     emitted: list[Delta] = []
 
     async def scenario() -> GenerateResult:
         compiler = Compiler(model_tokenizer(str(SMALL_MODEL)))
         in_process = SimpleNamespace(compile=compiler.compile, close=lambda: None)
         with (
-            patch.object(engine_module, "load_tokenizer", lambda _: model_tokenizer(str(SMALL_MODEL))),
+            patch.object(engine_module, "served_source", lambda _: tokenizer_source(str(SMALL_MODEL))),
             patch.object(engine_module, "make_compiler", lambda _: in_process),
         ):
-            engine = GuidedEngine(Settings(model=str(SMALL_MODEL), **settings), script.table, SEAL, script)
+            engine = GuidedEngine(Settings(model=str(SMALL_MODEL), **settings), SEAL, script, script.crew)  # type: ignore[arg-type]
         with patch.object(engine_module, "prompt_tokens", lambda _, prompt: list(range(len(prompt)))):
             try:
                 return await engine.generate(request, emitted.append)
             finally:
                 assert engine.pending == 0
-                constrained = [params.extra_args["ananke"][:2] for _, params in script.asked if params.extra_args]
-                async with asyncio.timeout(5):
-                    while script.released != constrained:
-                        await asyncio.sleep(0.001)
+                assert script.crew.released == [ticket for ticket, _ in script.crew.prepared]
 
     try:
         return asyncio.run(scenario()), emitted
@@ -123,8 +122,8 @@ def request(*, guarantee: str = "verified", parameters: dict[str, Any] | None = 
     return GenerateRequest(request_id="r", prompt="Pair: ", sampling_parameters=given, **(constraint | values))
 
 
-def test_a_verified_output_is_sampled_until_it_passes(table: TicketTable) -> None:
-    script = Script(["[1,1]", "[3,3]", "[1,2]", "[2,1]"], table)
+def test_a_verified_output_is_sampled_until_it_passes() -> None:
+    script = Script(["[1,1]", "[3,3]", "[1,2]", "[2,1]"])
     result, emitted = answered(script, request(stream=True))
     assert [delta.text for delta in emitted] == ["[1,2]"], "buffered, and handed on in one piece"
     assert result.report.constraint_satisfied is True
@@ -140,50 +139,52 @@ def test_a_verified_output_is_sampled_until_it_passes(table: TicketTable) -> Non
     assert predicate["verification"] == {"attempts": 3, "first_seed": 11}
     assert predicate["sampling_parameters"]["seed"] == seed_of(11, 3), "which gives this output again at the first attempt"
     assert predicate["output"]["tokens"] == tokens
-    tickets = [tuple(params.extra_args["ananke"][:2]) for _, params in script.asked]
-    assert len({*tickets}) == 3, "a guide of its own for each attempt"
+    tickets = [Ticket(*params.extra_args["ananke"]) for _, params in script.asked]
+    assert len({ticket.number for ticket in tickets}) == 3, "a guide of its own for each attempt"
+    assert script.crew.prepared == [(ticket, PAIR) for ticket in tickets]
+    assert result.metrics["mask"]["steps"] == 3
 
 
-def test_a_verified_output_that_passes_at_once_is_buffered_too(table: TicketTable) -> None:
-    result, emitted = answered(Script(["[1,2]"], table), request(stream=True))
+def test_a_verified_output_that_passes_at_once_is_buffered_too() -> None:
+    result, emitted = answered(Script(["[1,2]"]), request(stream=True))
     assert [delta.text for delta in emitted] == ["[1,2]"]
     assert result.metrics["verification"]["attempts"] == 1
     assert result.provenance["predicate"]["sampling_parameters"]["seed"] == 11
 
 
 @pytest.mark.parametrize("bound", [1, 3])
-def test_where_no_output_passes_the_error_names_the_fault(table: TicketTable, bound: int) -> None:
-    script = Script(["[1,1]"] * 5, table)
+def test_where_no_output_passes_the_error_names_the_fault(bound: int) -> None:
+    script = Script(["[1,1]"] * 5)
     with pytest.raises(VerificationFailedError, match="unique") as failed:
         answered(script, request(), verify_attempts=bound)
     assert len(script.asked) == bound
     assert not failed.value.emitted  # type: ignore[attr-defined]
 
 
-def test_a_cut_output_is_reported_and_not_sampled_again(table: TicketTable) -> None:
-    script = Script(["[1,", "[1,2]"], table, finish_reason="length")
+def test_a_cut_output_is_reported_and_not_sampled_again() -> None:
+    script = Script(["[1,", "[1,2]"], finish_reason="length")
     result, emitted = answered(script, request())
     assert [delta.text for delta in emitted] == ["[1,"]
     assert (result.finish_reason, result.report.constraint_satisfied) == ("length", False)
     assert "cut by max_tokens" in str(result.report.unsatisfied_reason)
 
 
-def test_an_output_cut_by_a_stop_string_is_judged_where_its_mask_is_satisfied(table: TicketTable) -> None:
-    result, emitted = answered(Script(["[1,", "[1,2]"], table, stop_reason="2"), request(parameters={"stop": "2"}))
+def test_an_output_cut_by_a_stop_string_is_judged_where_its_mask_is_satisfied() -> None:
+    result, emitted = answered(Script(["[1,", "[1,2]"], stop_reason="2"), request(parameters={"stop": "2"}))
     assert (result.report.constraint_satisfied, [delta.text for delta in emitted]) == (False, ["[1,"])
-    result, emitted = answered(Script(["[1,1]", "[1,2]"], table, stop_reason="x"), request(parameters={"stop": "x"}))
+    result, emitted = answered(Script(["[1,1]", "[1,2]"], stop_reason="x"), request(parameters={"stop": "x"}))
     assert (result.report.constraint_satisfied, [delta.text for delta in emitted]) == (True, ["[1,2]"])
 
 
-def test_a_dead_end_counts_as_an_attempt_only_where_outputs_are_verified(table: TicketTable) -> None:
-    result, _ = answered(Script([Failure.DEAD_END, "[1,2]"], table), request())
+def test_a_dead_end_counts_as_an_attempt_only_where_outputs_are_verified() -> None:
+    result, _ = answered(Script([Failure.DEAD_END, "[1,2]"]), request())
     assert result.metrics["verification"]["faults"] == ["no token can follow"]
     with pytest.raises(DeadEndError):
-        answered(Script([Failure.DEAD_END, "[1,2]"], table), request(guarantee="exact"))
+        answered(Script([Failure.DEAD_END, "[1,2]"]), request(guarantee="exact"))
 
 
-def test_an_exact_output_streams_and_has_one_attempt_even_where_the_validator_objects(table: TicketTable) -> None:
-    script = Script(["[1,1]", "[1,2]"], table)
+def test_an_exact_output_streams_and_has_one_attempt_even_where_the_validator_objects() -> None:
+    script = Script(["[1,1]", "[1,2]"])
     result, emitted = answered(script, request(guarantee="exact", stream=True))
     assert len(emitted) == 2
     assert len(script.asked) == 1
@@ -192,47 +193,47 @@ def test_an_exact_output_streams_and_has_one_attempt_even_where_the_validator_ob
     assert result.provenance["predicate"]["verification"] is None
 
 
-def test_the_deadline_bounds_all_attempts_together(table: TicketTable) -> None:
-    script = Script(["[1,1]"] * 100, table, pause=0.1)
+def test_the_deadline_bounds_all_attempts_together() -> None:
+    script = Script(["[1,1]"] * 100, pause=0.1)
     with pytest.raises(DeadlineExceededError, match=r"within 0.35 s; \d+ tokens"):
         answered(script, request(timeout=0.35), verify_attempts=100)
     assert 1 < len(script.asked) < 6
 
 
-def test_greedy_sampling_is_judged_once(table: TicketTable) -> None:
-    script = Script(["[1,1]", "[1,2]"], table)
+def test_greedy_sampling_is_judged_once() -> None:
+    script = Script(["[1,1]", "[1,2]"])
     with pytest.raises(VerificationFailedError):
         answered(script, request(parameters={"temperature": 0.0}))
     assert len(script.asked) == 1
 
 
-def test_side_by_side_constraints_are_judged_by_all_of_their_grammars(table: TicketTable) -> None:
+def test_side_by_side_constraints_are_judged_by_all_of_their_grammars() -> None:
     constraint = json.dumps({"type": "choice", "choices": ["[1,2]", "[1,1]"]})
     program = json.dumps({"all": [PAIR, "start: /\\[[12],[23]\\]/"]})
     sealed = SEAL.close(constraint, CompiledConstraint(ConstraintReport(accepted=True, kind="composite", guarantee="exact"), program))
     for text, satisfied in (("[1,2]", True), ("[3,2]", False), ("[1,1]", False)):
-        result, _ = answered(Script([text], table), request(constraint=constraint, sealed=sealed))
+        result, _ = answered(Script([text]), request(constraint=constraint, sealed=sealed))
         assert result.report.constraint_satisfied is satisfied
     assert Compiler(model_tokenizer(str(SMALL_MODEL))).satisfies_text(program, "[2,3]")
 
 
 @pytest.mark.parametrize("sealed", [None, b"0" * 64 + b'{"constraint": null, "grammar": "start: /x/"}', SEAL.close(None, UNCONSTRAINED)])
-def test_without_its_seal_a_constraint_is_compiled_here(table: TicketTable, sealed: bytes | None) -> None:
-    script = Script(["[1,1]", "[1,2]"], table)
+def test_without_its_seal_a_constraint_is_compiled_here(sealed: bytes | None) -> None:
+    script = Script(["[1,1]", "[1,2]"])
     result, emitted = answered(script, request(sealed=sealed))
     assert [delta.text for delta in emitted] == ["[1,2]"]
     assert (result.report.guarantee, result.report.constraint_satisfied) == ("verified", True)
     assert [finding.pointer for finding in result.report.relaxed] == ["/schema/uniqueItems"]
-    assert len({params.extra_args["ananke"][2] for _, params in script.asked}) == 1
+    assert len({program for _, program in script.crew.prepared}) == 1
 
 
-def test_an_alternative_is_judged_by_its_own_grammar(table: TicketTable) -> None:
+def test_an_alternative_is_judged_by_its_own_grammar() -> None:
     """The mask of ``any`` admits ``[1,1]`` through the relaxed schema, though neither the schema nor the regex does."""
     either = {"type": "composite", "mode": "any", "constraints": [json.loads(DISTINCT), {"type": "regex", "pattern": "none|\\[2,2\\]"}]}
     constraint = json.dumps(either)
     program = json.dumps({"any": [PAIR, "start: /none|\\[2,2\\]/"]})
     sealed = SEAL.close(constraint, CompiledConstraint(ConstraintReport(accepted=True, kind="composite", guarantee="verified"), program))
     for text in ("[2,2]", "none", "[1,3]"):
-        result, emitted = answered(Script(["[1,1]", text], table), request(constraint=constraint, sealed=sealed))
+        result, emitted = answered(Script(["[1,1]", text]), request(constraint=constraint, sealed=sealed))
         assert [delta.text for delta in emitted] == [text]
         assert result.metrics["verification"]["attempts"] == 2

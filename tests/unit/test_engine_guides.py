@@ -1,68 +1,67 @@
-"""The guide desk: no request before its matcher is ready, no ticket lost, whatever fails on the way."""
+"""The guide desk: which mask process guides a request, no guide kept after its request, and failures as errors of their own kinds."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
-from contextlib import asynccontextmanager
+import random
+from collections import Counter
+from collections.abc import Callable, Coroutine
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
 
-from ananke_client.errors import AnankeError, ConstraintTooLargeError, DeadEndError, EngineUnavailableError, InternalError, OverloadedError
-from ananke_server.engine.guides import GuideDesk
-from ananke_server.masking.tickets import Failure, Ticket, TicketTable
+from ananke_client.errors import AnankeError, ConstraintTooLargeError, DeadEndError, EngineUnavailableError, InternalError
+from ananke_server.engine import guides
+from ananke_server.engine.guides import GuideDesk, Hold
+from ananke_server.masking.crew import CrewDeadError
+from ananke_server.masking.tickets import Failure, Outcome, Ticket
 
 LONG = 5.0
 """Seconds that nothing here may take."""
 
 
 @dataclass
-class Workers:
-    """Stands for vLLM's workers: makes every matcher that it is asked for, as slowly and as badly as it is told."""
+class Crew:
+    """Stands for the mask processes: answers what it is told to, at once or when it is let."""
 
-    table: TicketTable
-    ranks: int = 1
-    delay: float = 0.0
+    processes: int = 3
     dead: bool = False
-    ready: bool = True
     failure: Failure = Failure.NONE
-    faults: list[Exception] = field(default_factory=list)
-    hold: asyncio.Event | None = None
-    calls: list[tuple[list[list[Any]], list[list[int]]]] = field(default_factory=list)
+    outcome: Outcome = field(default_factory=Outcome)
+    go: asyncio.Event | None = None
+    prepared: list[tuple[Ticket, str]] = field(default_factory=list)
+    released: list[Ticket] = field(default_factory=list)
+    unanswered: list[asyncio.Future[Outcome]] = field(default_factory=list)
+    answers: bool = True
 
-    async def sync(self, prepare: list[list[Any]], release: list[list[int]]) -> None:
-        if self.faults:
-            raise self.faults.pop(0)
-        if self.hold is not None:
-            await self.hold.wait()
-        await asyncio.sleep(self.delay)
-        self.calls.append((prepare, release))
-        for index, generation, _ in prepare:
-            ticket = Ticket(index, generation)
-            if self.failure:
-                self.table.fail(ticket, self.failure, "because")
-            for rank in range(self.ranks if self.ready else 0):
-                self.table.mark_ready(ticket, rank)
+    async def prepare(self, ticket: Ticket, program: str) -> tuple[Failure, str]:
+        self.prepared.append((ticket, program))
+        if self.go is not None:
+            await self.go.wait()
+        if self.dead:
+            raise CrewDeadError
+        return self.failure, "because" if self.failure else ""
+
+    def release(self, ticket: Ticket) -> asyncio.Future[Outcome]:
+        self.released.append(ticket)
+        answer: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+        answer.add_done_callback(lambda done: done.cancelled() or done.exception())
+        if self.dead:
+            answer.set_exception(CrewDeadError())
+        elif self.answers:
+            answer.set_result(self.outcome)
+        else:
+            self.unanswered.append(answer)
+        return answer
 
     def desk(self) -> GuideDesk:
-        return GuideDesk(self.table, ranks=self.ranks, sync=self.sync, engine_is_dead=lambda: self.dead)
+        return GuideDesk(self)  # type: ignore[arg-type]
 
     @property
-    def prepared(self) -> list[list[Any]]:
-        return [order for prepare, _ in self.calls for order in prepare]
-
-    @property
-    def released(self) -> list[list[int]]:
-        return [ticket for _, release in self.calls for ticket in release]
-
-
-@pytest.fixture
-def workers() -> Iterator[Workers]:
-    table = TicketTable.create(4)
-    yield Workers(table)
-    table.unlink()
+    def tickets(self) -> list[Ticket]:
+        return [ticket for ticket, _ in self.prepared]
 
 
 def run(scenario: Callable[[], Coroutine[Any, Any, None]]) -> None:
@@ -75,121 +74,122 @@ def run(scenario: Callable[[], Coroutine[Any, Any, None]]) -> None:
     asyncio.run(within_time())
 
 
-async def until(condition: Callable[[], object]) -> None:
-    while not condition():
-        await asyncio.sleep(0.001)
+def idle(desk: GuideDesk, crew: Crew) -> bool:
+    """Whether each guide has been let go, once, by the process that made it."""
+    return sorted(crew.released) == sorted(crew.tickets) and not any(desk._loads.values())
 
 
-async def all_free(desk: GuideDesk, workers: Workers) -> None:
-    """Every ticket can be had at once, and one more cannot; all are back at the end."""
-
-    def every_ticket_is_back() -> bool:
-        return len(desk._office._free) == len(workers.table)
-
-    await until(every_ticket_is_back)
-    async with guides(desk, len(workers.table)) as tickets:
-        assert len({ticket.index for ticket in tickets}) == len(workers.table)
-        with pytest.raises(OverloadedError):
-            async with desk.guide("g"):
-                pass
-    await until(every_ticket_is_back)
-
-
-@asynccontextmanager
-async def guides(desk: GuideDesk, count: int) -> AsyncIterator[list[Ticket]]:
-    if count == 0:
-        yield []
-        return
-    async with desk.guide("g") as ticket, guides(desk, count - 1) as rest:
-        yield [ticket, *rest]
-
-
-def test_a_guide_is_ready_on_every_rank_before_it_is_handed_out(workers: Workers) -> None:
-    workers.ranks, workers.ready = 2, False
-
+def test_a_guide_is_ready_before_it_is_handed_out() -> None:
     async def scenario() -> None:
-        entered = asyncio.Event()
-
-        async def request() -> None:
-            async with workers.desk().guide("grammar"):
-                entered.set()
-
-        task = asyncio.create_task(request())
-        await until(lambda: workers.prepared)
-        [[index, generation, grammar]] = workers.prepared
-        assert grammar == "grammar"
-        for rank in range(2):
-            await asyncio.sleep(0.05)
-            assert not entered.is_set()
-            workers.table.mark_ready(Ticket(index, generation), rank)
-        await task
-        assert entered.is_set()
+        crew = Crew(go=asyncio.Event())
+        desk = crew.desk()
+        entering = asyncio.create_task(desk.guide("grammar").__aenter__())
+        await asyncio.sleep(0.01)
+        assert [program for _, program in crew.prepared] == ["grammar"]
+        assert not entering.done()
+        assert crew.go is not None
+        crew.go.set()
+        hold = await entering
+        assert isinstance(hold, Hold)
+        assert [hold.ticket] == crew.tickets
+        assert not crew.released
 
     run(scenario)
 
 
-@pytest.mark.parametrize("requests", [1, 200])
-def test_many_requests_take_few_calls(requests: int) -> None:
-    table = TicketTable.create(requests)
-    workers = Workers(table, delay=0.01)
-
+def test_no_ticket_is_given_twice() -> None:
     async def scenario() -> None:
-        desk = workers.desk()
+        crew = Crew()
+        desk = crew.desk()
 
         async def request(number: int) -> None:
-            async with desk.guide(f"grammar {number}"):
-                await asyncio.sleep(0.01)
+            async with desk.guide(f"grammar {number % 7}") as hold:
+                await asyncio.sleep(0.001 * (number % 3))
+                if number % 2:
+                    await hold.finish()
 
-        await asyncio.gather(*map(request, range(requests)))
-        await until(lambda: len(workers.released) == requests)
+        await asyncio.gather(*map(request, range(100)))
+        assert len({ticket.number for ticket in crew.tickets}) == 100
+        assert idle(desk, crew)
 
     run(scenario)
-    table.unlink()
-    assert sorted(grammar for _, _, grammar in workers.prepared) == sorted(f"grammar {number}" for number in range(requests))
-    assert sorted(workers.released) == sorted([index, generation] for index, generation, _ in workers.prepared)
-    assert len(workers.calls) <= 6
 
 
-def test_calls_never_overlap(workers: Workers) -> None:
-    running, most = 0, 0
+@pytest.mark.parametrize("seed", range(5))
+def test_the_least_loaded_process_guides_the_next_request(seed: int) -> None:
+    async def scenario() -> None:
+        chooser = random.Random(seed)
+        crew = Crew(processes=3)
+        desk = crew.desk()
+        running: list[tuple[AsyncExitStack, int]] = []
+        for number in range(80):
+            if running and chooser.random() < 0.4:
+                await running.pop(chooser.randrange(len(running)))[0].aclose()
+            loads = Counter(owner for _, owner in running)
+            stack = AsyncExitStack()
+            hold = await stack.enter_async_context(desk.guide(f"grammar {number % 5}"))
+            assert loads[hold.ticket.owner] == min(loads[process] for process in range(3))
+            running.append((stack, hold.ticket.owner))
+        for stack, _ in running:
+            await stack.aclose()
+        assert idle(desk, crew)
 
-    async def sync(prepare: list[list[Any]], release: list[list[int]]) -> None:
-        nonlocal running, most
-        running += 1
-        most = max(most, running)
-        await asyncio.sleep(0.002)
-        await workers.sync(prepare, release)
-        running -= 1
+    run(scenario)
+
+
+def test_a_program_goes_where_it_is_known_unless_that_process_has_more_to_do() -> None:
+    async def scenario() -> None:
+        crew = Crew(processes=4)
+        desk = crew.desk()
+        async with desk.guide("other"), desk.guide("known") as first:
+            home = first.ticket.owner
+            async with desk.guide("known") as second:
+                away = second.ticket.owner
+                assert away != home, "the load comes first"
+                assert away != crew.tickets[0].owner
+        for _ in range(3):
+            async with desk.guide("known") as hold, desk.guide("known") as another:
+                assert {hold.ticket.owner, another.ticket.owner} == {home, away}, "of equally loaded ones those that know it"
+        async with desk.guide("new") as hold, desk.guide("known") as known:
+            assert known.ticket.owner in {home, away} - {hold.ticket.owner}
+
+    run(scenario)
+
+
+def test_what_is_remembered_of_programs_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(guides, "REMEMBERED_PROGRAMS", 3)
 
     async def scenario() -> None:
-        desk = GuideDesk(workers.table, ranks=1, sync=sync, engine_is_dead=lambda: False)
-
-        async def request(number: int) -> None:
-            await asyncio.sleep(number / 1000)
-            async with desk.guide("g"):
-                pass
-
-        for _ in range(5):
-            await asyncio.gather(*map(request, range(4)))
-            await all_free(desk, workers)
+        crew = Crew(processes=2)
+        desk = crew.desk()
+        async with desk.guide("busy"):
+            async with desk.guide("a"), desk.guide("often"):
+                known = desk._acquainted[hash("often")]
+            for number in range(10):
+                async with desk.guide(f"grammar {number}"), desk.guide("often"):
+                    assert len(desk._acquainted) <= 3
+        assert desk._acquainted[hash("often")] is known, "the least recently used are forgotten"
+        assert hash("a") not in desk._acquainted
 
     run(scenario)
-    assert most == 1
 
 
 class Leaving(Exception):
     pass
 
 
-@pytest.mark.parametrize("leave", ["normally", "by an exception", "by a cancellation"])
-def test_a_ticket_is_released_however_its_request_ends(workers: Workers, leave: str) -> None:
+@pytest.mark.parametrize("leave", ["at the end", "early", "by an exception", "by a cancellation"])
+def test_a_guide_is_let_go_however_its_request_ends(leave: str) -> None:
     async def scenario() -> None:
-        desk = workers.desk()
+        crew = Crew(outcome=Outcome(steps=4))
+        desk = crew.desk()
         inside = asyncio.Event()
 
         async def request() -> None:
-            async with desk.guide("g"):
+            async with desk.guide("g") as hold:
                 inside.set()
+                if leave == "at the end":
+                    assert (await hold.finish()).steps == 4
                 if leave == "by an exception":
                     raise Leaving
                 if leave == "by a cancellation":
@@ -200,160 +200,105 @@ def test_a_ticket_is_released_however_its_request_ends(workers: Workers, leave: 
         if leave == "by a cancellation":
             task.cancel()
         [ended] = await asyncio.gather(task, return_exceptions=True)
-        assert type(ended) is {"normally": type(None), "by an exception": Leaving}.get(leave, asyncio.CancelledError)
-        await until(lambda: workers.released)
-        assert workers.released == [order[:2] for order in workers.prepared]
-        await all_free(desk, workers)
+        assert type(ended) is {"by an exception": Leaving, "by a cancellation": asyncio.CancelledError}.get(leave, type(None))
+        assert idle(desk, crew)
 
     run(scenario)
 
 
-@pytest.mark.parametrize("moment", [0.0, 0.02], ids=["before the order is sent", "while the matcher is made"])
-def test_a_request_cancelled_while_it_waits_leaves_nothing_behind(workers: Workers, moment: float) -> None:
-    workers.ready = False
-
+def test_a_request_cancelled_while_its_guide_is_made_leaves_nothing_behind() -> None:
     async def scenario() -> None:
-        desk = workers.desk()
+        crew = Crew(go=asyncio.Event())
+        desk = crew.desk()
         task = asyncio.create_task(desk.guide("g").__aenter__())
-        await asyncio.sleep(moment)
+        await asyncio.sleep(0.01)
+        assert not crew.released
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
         assert task.cancelled()
-        if workers.prepared or moment:
-            await until(lambda: workers.released)
-        assert workers.released == [order[:2] for order in workers.prepared]
-        workers.ready = True
-        await all_free(desk, workers)
+        assert idle(desk, crew)
+        assert len(crew.tickets) == 1
 
     run(scenario)
 
 
-def test_a_ticket_is_used_again_only_after_its_release_was_sent() -> None:
-    table = TicketTable.create(1)
-    workers = Workers(table)
-
+def test_a_request_cancelled_while_its_outcome_is_on_its_way_is_let_go_once() -> None:
     async def scenario() -> None:
-        desk = workers.desk()
-        async with desk.guide("first") as first:
-            workers.hold = asyncio.Event()
-        await asyncio.sleep(0.02)
-        assert workers.released == []
-        with pytest.raises(OverloadedError):
-            await desk.guide("too early").__aenter__()
-        workers.hold.set()
-        await until(lambda: workers.released)
-        await asyncio.sleep(0)
-        async with desk.guide("second") as second:
-            assert (second.index, second.generation) == (first.index, first.generation + 1)
+        crew = Crew(answers=False)
+        desk = crew.desk()
 
-    run(scenario)
-    table.unlink()
+        async def request() -> None:
+            async with desk.guide("g") as hold:
+                await hold.finish()
 
-
-def test_no_ticket_left_means_overloaded_at_once(workers: Workers) -> None:
-    async def scenario() -> None:
-        desk = workers.desk()
-        async with guides(desk, 4):
-            for _ in range(3):
-                with pytest.raises(OverloadedError):
-                    await desk.guide("g").__aenter__()
-        await all_free(desk, workers)
-
-    run(scenario)
-    assert len(workers.prepared) == 8
-
-
-def test_an_engine_that_dies_ends_the_wait(workers: Workers) -> None:
-    workers.ready = False
-
-    async def scenario() -> None:
-        desk = workers.desk()
-        waiting = [asyncio.create_task(desk.guide("g").__aenter__()) for _ in range(3)]
-        await until(lambda: len(workers.prepared) == 3)
-        workers.dead = True
-        ended = await asyncio.gather(*waiting, return_exceptions=True)
-        assert [type(error) for error in ended] == [EngineUnavailableError] * 3
+        task = asyncio.create_task(request())
+        await asyncio.sleep(0.01)
+        assert len(crew.unanswered) == 1
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        assert task.cancelled()
+        assert idle(desk, crew)
 
     run(scenario)
 
 
-def test_an_engine_that_dies_while_orders_are_sent_ends_the_wait(workers: Workers) -> None:
-    async def sync(prepare: list[list[Any]], release: list[list[int]]) -> None:
-        workers.dead = True
-        raise RuntimeError("the engine has died")
+FAILURES = [(Failure.DEAD_END, DeadEndError), (Failure.TOO_COMPLEX, ConstraintTooLargeError), (Failure.INTERNAL, InternalError)]
 
+
+@pytest.mark.parametrize(("failure", "error"), FAILURES)
+def test_a_guide_that_cannot_be_made_is_an_error_of_its_own_kind(failure: Failure, error: type[AnankeError]) -> None:
     async def scenario() -> None:
-        desk = GuideDesk(workers.table, ranks=1, sync=sync, engine_is_dead=lambda: workers.dead)
-        with pytest.raises(EngineUnavailableError):
-            await desk.guide("g").__aenter__()
-
-    run(scenario)
-
-
-@pytest.mark.parametrize(
-    ("failure", "error"),
-    [(Failure.DEAD_END, DeadEndError), (Failure.TOO_COMPLEX, ConstraintTooLargeError), (Failure.INTERNAL, InternalError)],
-)
-def test_a_matchers_failure_is_an_error_of_its_own_kind(workers: Workers, failure: Failure, error: type[AnankeError]) -> None:
-    workers.failure = failure
-
-    async def scenario() -> None:
-        desk = workers.desk()
+        crew = Crew(failure=failure)
+        desk = crew.desk()
         with pytest.raises(error, match="because"):
-            await desk.guide("g").__aenter__()
-        workers.failure = Failure.NONE
-        await all_free(desk, workers)
-
-    run(scenario)
-
-
-def test_a_failure_after_the_start_is_found_by_the_last_check(workers: Workers) -> None:
-    async def scenario() -> None:
-        desk = workers.desk()
-        async with desk.guide("g") as ticket:
-            workers.table.count_step([ticket], 7)
-            assert (desk.check(ticket).steps, desk.check(ticket).wait_ns) == (1, 7)
-            workers.table.fail(ticket, Failure.DEAD_END, "at step 2")
-            with pytest.raises(DeadEndError, match="at step 2"):
-                desk.check(ticket)
-
-    run(scenario)
-
-
-def test_a_failed_release_loses_no_ticket(workers: Workers) -> None:
-    async def scenario() -> None:
-        desk = workers.desk()
-        for _ in range(3):
-            async with guides(desk, 4):
-                workers.faults = [RuntimeError("no worker answers")]
-            await until(lambda: not workers.faults)
-            await all_free(desk, workers)
-
-    run(scenario)
-
-
-def test_a_failed_call_holds_up_nobody_that_comes_after(workers: Workers) -> None:
-    workers.faults = [RuntimeError("no worker answers")]
-
-    async def scenario() -> None:
-        desk = workers.desk()
-        unlucky = asyncio.create_task(desk.guide("g").__aenter__())
-        await until(lambda: not workers.faults)
+            async with desk.guide("g"):
+                raise AssertionError("it is not entered")
+        assert idle(desk, crew)
+        crew.failure = Failure.NONE
         async with desk.guide("g"):
             pass
-        unlucky.cancel()
-        await asyncio.gather(unlucky, return_exceptions=True)
-        await all_free(desk, workers)
 
     run(scenario)
 
 
-def test_a_failed_call_fails_the_requests_it_was_for(workers: Workers) -> None:
-    workers.faults = [RuntimeError("no worker answers")]
-
+@pytest.mark.parametrize(("failure", "error"), FAILURES)
+def test_a_failure_on_the_way_is_found_at_the_end(failure: Failure, error: type[AnankeError]) -> None:
     async def scenario() -> None:
-        with pytest.raises(AnankeError):
-            async with asyncio.timeout(1):
-                await workers.desk().guide("g").__aenter__()
+        crew = Crew(outcome=Outcome(failure, "at step 2", steps=2))
+        desk = crew.desk()
+        with pytest.raises(error, match="at step 2"):
+            async with desk.guide("g") as hold:
+                await hold.finish()
+        assert idle(desk, crew)
+
+    run(scenario)
+
+
+@pytest.mark.parametrize("moment", ["before", "while the guide is made", "running", "while the outcome is on its way"])
+def test_mask_processes_that_end_make_the_engine_unavailable(moment: str) -> None:
+    async def scenario() -> None:
+        crew = Crew(dead=moment == "before", answers=False)
+        crew.go = asyncio.Event()
+        if moment != "while the guide is made":
+            crew.go.set()
+        desk = crew.desk()
+        entered = asyncio.Event()
+
+        async def request() -> None:
+            async with desk.guide("g") as hold:
+                entered.set()
+                crew.dead = moment == "running"
+                await hold.finish()
+
+        task = asyncio.create_task(request())
+        await asyncio.sleep(0.01)
+        crew.dead = True
+        crew.go.set()
+        for answer in crew.unanswered:
+            answer.set_exception(CrewDeadError())
+        with pytest.raises(EngineUnavailableError, match="the processes that fill masks have ended"):
+            await task
+        assert entered.is_set() == (moment not in ("before", "while the guide is made"))
+        assert idle(desk, crew)
 
     run(scenario)

@@ -52,7 +52,7 @@ def compiler(monkeypatch: pytest.MonkeyPatch) -> Compiler:
 
 
 def take(pool: MatcherPool, constraint: Constraint) -> LLMatcher:
-    return pool.take(grammar_key(constraint.grammar), constraint.grammar)
+    return pool.take(grammar_key(constraint.grammar), constraint.grammar)[0]
 
 
 def mask(matcher: LLMatcher) -> Mask:
@@ -133,38 +133,29 @@ def test_a_pool_over_its_memory_lets_the_older_half_go(monkeypatch: pytest.Monke
 @pytest.mark.parametrize("grammar", ["start: nothing", "start: /(/", '{"grammars": []}'])
 def test_a_grammar_in_error_is_not_kept(compiler: Compiler, grammar: str) -> None:
     pool = MatcherPool(TOKENIZER)
-    assert pool.take("key", grammar).is_error()
-    assert pool.take("key", grammar).is_error()
+    assert pool.take("key", grammar)[0].is_error()
+    assert pool.take("key", grammar)[0].is_error()
     assert len(pool) == 0
     assert len(compiler.compiled) == 2
 
 
-def test_a_retired_grammar_is_compiled_anew_and_worn_where_it_had_served_others(compiler: Compiler) -> None:
+def test_a_retired_grammar_is_compiled_anew_and_worn_where_others_share_it(compiler: Compiler) -> None:
     pool = MatcherPool(TOKENIZER)
     key = grammar_key(CHOICE.grammar)
-    assert not pool.retire(key)
-    first = take(pool, CHOICE)
-    assert not pool.retire(key), "the first has nobody to blame but itself"
+    first, alone = pool.take(key, CHOICE.grammar)
+    assert not pool.retire(key, alone), "the first has nobody to blame but itself"
     assert key not in pool
-    take(pool, CHOICE)
-    take(pool, CHOICE)
+    (_, shared), (_, with_another) = (pool.take(key, CHOICE.grammar) for _ in range(2))
+    assert shared is with_another is not alone
     assert len(compiler.compiled) == 2
-    assert pool.retire(key)
-    assert not pool.retire(key)
-    take(pool, CHOICE)
+    assert pool.retire(key, shared)
+    newest = pool.take(key, CHOICE.grammar)[1]
     assert len(compiler.compiled) == 3
-    assert not pool.retire(key)
+    assert pool.retire(key, with_another), "no less worn for the second that finds it so"
+    assert not pool.retire(key, alone)
+    assert pool.take(key, CHOICE.grammar)[1] is newest, "and what is new stays"
     assert first.consume_tokens(encode(b"true"))
     assert mask(first) == {*EOS_TOKENS}
-
-
-def test_a_grammar_that_came_back_is_as_good_as_new() -> None:
-    pool = MatcherPool(TOKENIZER, capacity=1)
-    for _ in range(2):
-        take(pool, CHOICE)
-    take(pool, NESTED)
-    take(pool, CHOICE)
-    assert not pool.retire(grammar_key(CHOICE.grammar))
 
 
 def test_threads_may_take_at_the_same_time(compiler: Compiler) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -12,6 +13,7 @@ from unittest.mock import patch
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from mask_stage import MaskStage, mask_stage
 from masking_support import (
     CHOICE,
     DEAD_END,
@@ -28,8 +30,7 @@ from masking_support import (
     Mask,
     encode,
     expected_mask,
-    order_args,
-    ticket_table,
+    ticket_args,
 )
 
 torch = pytest.importorskip("torch")
@@ -41,9 +42,9 @@ from vllm.v1.sample.logits_processor.interface import BatchUpdate, MoveDirection
 from vllm.v1.worker.gpu_input_batch import CachedRequestState, InputBatch  # noqa: E402
 
 from ananke_server.masking import vllm_v1  # noqa: E402
-from ananke_server.masking.batch import GuidedBatch  # noqa: E402
-from ananke_server.masking.guides import GuideStore  # noqa: E402
-from ananke_server.masking.tickets import Failure, Ticket, TicketOffice, TicketTable  # noqa: E402
+from ananke_server.masking.gate import MasksLostError  # noqa: E402
+from ananke_server.masking.mask_process import eos_mask  # noqa: E402
+from ananke_server.masking.tickets import Failure, Outcome, Ticket  # noqa: E402
 from ananke_server.masking.vllm_v1 import PLACEHOLDER, LlguidanceV1  # noqa: E402
 
 ROWS = 6
@@ -63,6 +64,10 @@ class Request:
     released: bool = False
     steps: int = 0
     resumed: int = 0
+    stays: int = 0
+    masked_stay: int = 0
+    masked_at: int = 0
+    """The stay in the batch, and the output's length, that the last mask was for."""
     steps_after_end: int = 0
 
     @property
@@ -75,9 +80,13 @@ class Request:
             return None
         known = [token for token in self.state.output_token_ids if token != PLACEHOLDER]
         mask = expected_mask(self.constraint, tuple(known))
-        if not self.released:
-            self.failure = self.failure or mask.failure
-        return Mask(EOS_TOKENS) if self.failure or self.released else mask
+        if self.released:
+            return Mask(EOS_TOKENS)
+        self.steps += 1
+        self.resumed += bool(self.masked_stay != self.stays and self.masked_stay and self.masked_at)
+        self.masked_stay, self.masked_at = self.stays, len(known)
+        self.failure = self.failure or mask.failure
+        return Mask(EOS_TOKENS) if self.failure else mask
 
 
 @dataclass(frozen=True)
@@ -85,7 +94,6 @@ class Plan:
     """One step: how many requests come, which rows finish, pause, swap and so on; numbers are taken modulo the batch."""
 
     joins: list[int]
-    prepares: bool
     finishes: list[int]
     pauses: list[int]
     resumes: int
@@ -94,6 +102,7 @@ class Plan:
     releases: int | None
     hidden_rows: int
     late: bool
+    """The newest token is not known yet, and what is sampled is thrown away."""
     asynchronous: bool
     seed: int
 
@@ -106,7 +115,6 @@ row = st.integers(0, ROWS - 1)
 plans = st.builds(
     Plan,
     joins=st.lists(st.integers(0, len(MENU) - 1), max_size=3),
-    prepares=st.booleans(),
     finishes=st.lists(row, max_size=2),
     pauses=st.lists(row, max_size=1),
     resumes=st.integers(0, 2),
@@ -121,18 +129,16 @@ plans = st.builds(
 
 
 @contextmanager
-def adapter_on(store: GuideStore, threads: int = 1) -> Iterator[LlguidanceV1]:
-    config = SimpleNamespace(scheduler_config=SimpleNamespace(max_num_seqs=ROWS))
-    with patch.object(vllm_v1, "make_batch", lambda _: GuidedBatch(store, threads=threads)):
-        yield LlguidanceV1(config, CPU, False)
+def adapter_on(stage: MaskStage) -> Iterator[LlguidanceV1]:
+    with patch.object(vllm_v1, "make_placements", lambda _: stage.placements()):
+        yield LlguidanceV1(SimpleNamespace(), CPU, False)
 
 
 class Runner:
     """Does to an InputBatch what ``GPUModelRunner._update_states`` does, and holds every row to its request's mask."""
 
-    def __init__(self, store: GuideStore, adapter: LlguidanceV1) -> None:
-        self.store, self.adapter = store, adapter
-        self.office = TicketOffice(store.table)
+    def __init__(self, stage: MaskStage, adapter: LlguidanceV1) -> None:
+        self.stage, self.adapter = stage, adapter
         self.batch = InputBatch(ROWS, 256, 256, CPU, LOGITS_WIDTH, [16], [16], logitsprocs=LogitsProcessors([adapter]))
         self.running: dict[str, Request] = {}
         self.paused: list[Request] = []
@@ -156,7 +162,8 @@ class Runner:
         rows = [self.running[name] for name in self.batch.req_ids][: max(1, self.batch.num_reqs - plan.hidden_rows)]
         if rows:
             self.check(rows)
-            self.sample(rows, chooser, plan.asynchronous)
+            if not plan.late:
+                self.sample(rows, chooser, plan.asynchronous)
 
     def at(self, row: int) -> Request:
         return self.running[sorted(self.running)[row % len(self.running)]]
@@ -182,17 +189,14 @@ class Runner:
                 self.paused.append(request)
 
     def finish(self, request: Request) -> None:
-        if request.ticket is None:
-            return
-        self.release(request)
-        outcome = self.store.table.outcome(request.ticket)
-        assert (outcome.failure, outcome.steps, outcome.resumed) == (request.failure, request.steps, request.resumed)
-        self.office.give_back(request.ticket)
+        if (outcome := self.release(request)) is not None:
+            assert (outcome.failure, outcome.steps, outcome.resumed) == (request.failure, request.steps, request.resumed)
 
-    def release(self, request: Request) -> None:
-        if request.ticket is not None and not request.released:
-            self.store.release(request.ticket)
-            request.released = True
+    def release(self, request: Request) -> Outcome | None:
+        if request.ticket is None or request.released:
+            return None
+        request.released = True
+        return self.stage.release(request.ticket)
 
     def shrink(self, request: Request, tokens: int) -> None:
         del request.state.output_token_ids[-tokens:]
@@ -201,7 +205,7 @@ class Runner:
         self.batch.num_tokens_no_spec[self.batch.req_id_to_index[request.name]] = request.state.num_tokens
 
     def enter(self, plan: Plan) -> None:
-        entering = [self.join(MENU[choice], plan.prepares) for choice in plan.joins[: ROWS - len(self.running)]]
+        entering = [self.join(MENU[choice]) for choice in plan.joins[: ROWS - len(self.running)]]
         for _ in range(plan.resumes):
             if self.paused and len(self.running) + len(entering) < ROWS:
                 request = self.paused.pop(0)
@@ -209,23 +213,16 @@ class Runner:
                     continue
                 # The scheduler sends every token along, in a list of its own.
                 request.state.output_token_ids = list(request.tokens)
-                request.resumed += 1
                 entering.insert(plan.seed % (len(entering) + 1), request)
         for request in entering:
+            request.stays += 1
             self.batch.add_request(request.state)
             self.running[request.name] = request
 
-    def join(self, constraint: Constraint | None, prepares: bool) -> Request:
+    def join(self, constraint: Constraint | None) -> Request:
         self.count += 1
-        ticket = self.office.take() if constraint is not None else None
-        extra_args = None
-        if constraint is not None and ticket is not None:
-            extra_args = order_args(ticket, constraint.grammar)
-            if prepares:
-                self.store.prepare(ticket, constraint.grammar)
-                while not self.store.table.ready_ranks(ticket):
-                    pass
-        params = SamplingParams(temperature=0, extra_args=extra_args)
+        ticket = self.stage.open(constraint) if constraint is not None else None
+        params = SamplingParams(temperature=0, extra_args=ticket and ticket_args(ticket))
         return Request(constraint, ticket, CachedRequestState(f"r{self.count:03}", [1], [], params, None, ([0],), 0, []))
 
     def check(self, rows: list[Request]) -> None:
@@ -235,7 +232,6 @@ class Runner:
         for row, request in enumerate(rows):
             if (mask := request.mask()) is not None:
                 before[row, [token for token in range(LOGITS_WIDTH) if token not in mask]] = -torch.inf
-                request.steps += 1
             assert torch.equal(logits[row], before[row]), (row, request)
 
     def sample(self, rows: list[Request], chooser: random.Random, asynchronous: bool) -> None:
@@ -251,32 +247,30 @@ class Runner:
 
 
 @settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
-@given(st.lists(plans, min_size=3, max_size=16), st.sampled_from([1, 4]))
-def test_every_row_keeps_its_own_mask_through_any_trace(trace: list[Plan], threads: int) -> None:
-    with ticket_table(64) as table:
-        store = GuideStore(TOKENIZER, table)
-        with adapter_on(store, threads) as adapter:
-            runner = Runner(store, adapter)
-            for plan in trace:
-                runner.step(plan)
-            for request in runner.running.values():
-                runner.finish(request)
+@given(st.lists(plans, min_size=3, max_size=16), st.sampled_from([1, 2]))
+def test_every_row_keeps_its_own_mask_through_any_trace(trace: list[Plan], processes: int) -> None:
+    with mask_stage(rows=ROWS, processes=processes) as stage, adapter_on(stage) as adapter:
+        runner = Runner(stage, adapter)
+        for plan in trace:
+            runner.step(plan)
+        for request in (*runner.running.values(), *runner.paused):
+            runner.finish(request)
 
 
 @pytest.fixture
-def table() -> Iterator[TicketTable]:
-    with ticket_table() as table:
-        yield table
+def stage() -> Iterator[MaskStage]:
+    with mask_stage(rows=ROWS, processes=2) as stage:
+        yield stage
 
 
 @pytest.fixture
-def adapter(table: TicketTable) -> Iterator[LlguidanceV1]:
-    with adapter_on(GuideStore(TOKENIZER, table)) as adapter:
+def adapter(stage: MaskStage) -> Iterator[LlguidanceV1]:
+    with adapter_on(stage) as adapter:
         yield adapter
 
 
-def params(table: TicketTable, index: int, constraint: Constraint | None = CHOICE) -> SamplingParams:
-    return SamplingParams(extra_args=constraint and order_args(table.open(index), constraint.grammar))
+def params(stage: MaskStage, constraint: Constraint | None = CHOICE) -> SamplingParams:
+    return SamplingParams(extra_args=constraint and ticket_args(stage.open(constraint)))
 
 
 def allowed(adapter: LlguidanceV1, rows: int = 3) -> list[Mask]:
@@ -291,50 +285,102 @@ def after(text: bytes, constraint: Constraint = CHOICE) -> Mask:
 ALL = Mask(range(LOGITS_WIDTH))
 
 
-def test_a_placeholder_is_waited_for(adapter: LlguidanceV1, table: TicketTable) -> None:
+def test_a_placeholder_is_waited_for(adapter: LlguidanceV1, stage: MaskStage) -> None:
     output: list[int] = []
-    adapter.update_state(BatchUpdate(1, [], [(0, params(table, 0), [1], output)], []))
+    ticket = stage.open(CHOICE)
+    adapter.update_state(BatchUpdate(1, [], [(0, SamplingParams(extra_args=ticket_args(ticket)), [1], output)], []))
     assert allowed(adapter, 1) == [after(b"")]
-    output += [*encode(b"x "), PLACEHOLDER]
-    assert allowed(adapter, 1) == [after(b"x ")]
-    assert allowed(adapter, 1) == [after(b"x ")]
+    output.append(PLACEHOLDER)
+    assert [allowed(adapter, 1) for _ in range(2)] == [[after(b"")]] * 2
+    output[:] = [*encode(b"x "), PLACEHOLDER]
+    assert [allowed(adapter, 1) for _ in range(2)] == [[after(b"x ")]] * 2
     output[-1:] = encode(b"1")
     assert allowed(adapter, 1) == [after(b"x 1")]
-    assert table.outcome(Ticket(0, 1)).failure is Failure.NONE
+    assert stage.release(ticket).failure is Failure.NONE
 
 
-def test_an_output_that_shrinks_is_read_again(adapter: LlguidanceV1, table: TicketTable) -> None:
-    output = encode(b"((")
-    adapter.update_state(BatchUpdate(1, [], [(0, params(table, 0, NESTED), [1], output)], []))
-    output += encode(b"a")
-    assert allowed(adapter, 1) == [after(b"((a", NESTED)]
-    del output[1:]
-    assert allowed(adapter, 1) == [after(b"((", NESTED)]
-    output += encode(b"((")
-    assert allowed(adapter, 1) == [after(b"((((", NESTED)]
-    output.clear()
-    assert allowed(adapter, 1) == [after(b"", NESTED)]
+def test_an_output_that_shrinks_is_read_again(adapter: LlguidanceV1, stage: MaskStage) -> None:
+    output: list[int] = []
+    ticket = stage.open(NESTED)
+    adapter.update_state(BatchUpdate(1, [], [(0, SamplingParams(extra_args=ticket_args(ticket)), [1], output)], []))
+    for text in (b"", b"((", b"((a", b"((", b"((((", b"((((a", b""):
+        output[:] = encode(text)
+        assert allowed(adapter, 1) == [after(text, NESTED)], text
+    assert stage.release(ticket).failure is Failure.NONE
 
 
-def test_removed_added_and_moved_are_followed_in_this_order(adapter: LlguidanceV1, table: TicketTable) -> None:
-    ab, x, nested = encode(b"ab"), encode(b"x "), encode(b"(")
-    adapter.update_state(BatchUpdate(2, [], [(0, params(table, 0), [1], ab), (1, params(table, 1), [1], x)], []))
+def test_several_tokens_at_once_fail_their_request(adapter: LlguidanceV1, stage: MaskStage) -> None:
+    output: list[int] = []
+    tickets = [stage.open(NESTED) for _ in range(2)]
+    added = [(row, SamplingParams(extra_args=ticket_args(ticket)), [1], [output, []][row]) for row, ticket in enumerate(tickets)]
+    adapter.update_state(BatchUpdate(2, [], added, []))
+    assert allowed(adapter, 2) == [after(b"", NESTED)] * 2
+    output += encode(b"((a")
+    assert allowed(adapter, 2) == [Mask(EOS_TOKENS), after(b"", NESTED)]
+    assert [stage.release(ticket).failure for ticket in tickets] == [Failure.INTERNAL, Failure.NONE]
+
+
+def test_removed_added_and_moved_are_followed_in_this_order(adapter: LlguidanceV1, stage: MaskStage) -> None:
+    a, x, nested = encode(b"ab"), encode(b"x "), encode(b"(")
+    assert [len(output) for output in (a, x, nested)] == [1, 1, 1]
+    adapter.update_state(BatchUpdate(2, [], [(0, params(stage), [1], a), (1, params(stage), [1], x)], []))
     assert allowed(adapter) == [after(b"ab"), after(b"x "), ALL]
-    added = [(0, params(table, 2, NESTED), [1], nested), (2, params(table, 3, None), [1], x)]
+    added = [(0, params(stage, NESTED), [1], nested), (2, params(stage, None), [1], x)]
     moves = [(1, 2, MoveDirectionality.SWAP), (0, 1, MoveDirectionality.UNIDIRECTIONAL)]
     adapter.update_state(BatchUpdate(3, [0], added, moves))
     assert allowed(adapter) == [ALL, after(b"(", NESTED), after(b"x ")]
-    adapter.update_state(BatchUpdate(3, [], [(1, params(table, 4, None), [1], nested)], []))
+    adapter.update_state(BatchUpdate(3, [], [(1, params(stage, None), [1], nested)], []))
     assert allowed(adapter) == [ALL, ALL, after(b"x ")]
     adapter.update_state(BatchUpdate(0, [2, 1, 0], [], []))
     assert allowed(adapter) == [ALL] * 3
 
 
-def test_the_frontend_refuses_what_is_no_order(table: TicketTable) -> None:
-    LlguidanceV1.validate_params(params(table, 0))
-    LlguidanceV1.validate_params(SamplingParams(extra_args={"other": 1}))
-    with pytest.raises((TypeError, ValueError)):
-        LlguidanceV1.validate_params(SamplingParams(extra_args={"ananke": [1, 2]}))
+@pytest.mark.parametrize("extra_args", [None, {}, {"other": 1}, {"ananke": [3, 1]}])
+def test_the_frontend_takes_what_is_a_ticket_or_none(extra_args: dict[str, object] | None) -> None:
+    LlguidanceV1.validate_params(SamplingParams(extra_args=extra_args))
+
+
+@pytest.mark.parametrize("ticket", [[1], [1, 2, 3], ["1", 2], [1, None], {"number": 1, "owner": 0}, "12", 7, [], False])
+def test_the_frontend_refuses_what_is_no_ticket(ticket: object) -> None:
+    with pytest.raises(ValueError, match="is no ticket"):
+        LlguidanceV1.validate_params(SamplingParams(extra_args={"ananke": ticket}))
+
+
+def test_nothing_is_asked_for_a_batch_without_constraints(adapter: LlguidanceV1, stage: MaskStage) -> None:
+    logits = torch.zeros(2, LOGITS_WIDTH)
+    adapter.update_state(BatchUpdate(2, [], [(0, params(stage, None), [1], []), (1, params(stage), [1], [])], []))
+    adapter.update_state(BatchUpdate(2, [1], [], []))
+    board = stage.board
+    before = [array.tobytes() for array in (board.arrived, board.announced, board.counts, board.rows, board.stamps, board.masks)]
+    stage.board.open_gates(board.masks[0, 0, : board.size.words])
+    assert adapter.apply(logits) is logits
+    assert not logits.any(), "nor do masks that are lost concern it"
+    assert before == [array.tobytes() for array in (board.arrived, board.announced, board.counts, board.rows, board.stamps, board.masks)]
+
+
+def test_a_step_without_constrained_rows_waits_for_nothing(adapter: LlguidanceV1, stage: MaskStage) -> None:
+    adapter.update_state(BatchUpdate(2, [], [(0, params(stage, None), [1], []), (1, params(stage), [1], [])], []))
+    assert allowed(adapter, 1) == [ALL]
+    assert not stage.board.announced.any()
+    assert allowed(adapter, 2) == [ALL, after(b"")]
+
+
+def test_masks_that_are_lost_end_the_engine_and_set_nobody_free(adapter: LlguidanceV1, stage: MaskStage) -> None:
+    adapter.update_state(BatchUpdate(1, [], [(0, params(stage), [1], [])], []))
+    assert allowed(adapter, 1) == [after(b"")]
+    stage.board.open_gates(eos_mask(TOKENIZER, stage.board.size.words))
+    logits = torch.zeros(1, LOGITS_WIDTH)
+    with pytest.raises(MasksLostError):
+        adapter.apply(logits)
+
+
+def test_the_time_of_the_wait_is_stamped(adapter: LlguidanceV1, stage: MaskStage) -> None:
+    adapter.update_state(BatchUpdate(1, [], [(0, params(stage), [1], [])], []))
+    for step in (1, 2):
+        begun = time.perf_counter_ns()
+        allowed(adapter, 1)
+        logits_there, masks_there = stage.board.stamps[step % 2].tolist()
+        assert begun < logits_there < masks_there < time.perf_counter_ns()
 
 
 def test_it_is_never_left_out_of_greedy_sampling(adapter: LlguidanceV1) -> None:

@@ -52,6 +52,7 @@ class MaskCrew:
         self._loop = asyncio.get_running_loop()
         self._answers: dict[tuple[str, int, int], asyncio.Future[Any]] = {}
         self._outgoing = [bytearray() for _ in connections]
+        self._questions = 0
         self._closing = False
         self.is_dead = False
         for number, connection in enumerate(connections):
@@ -122,7 +123,8 @@ class MaskCrew:
         Raises:
             CrewDeadError: the processes have ended.
         """
-        asked = [self._ask("times", Ticket(0, number), ["times"]) for number in range(self.processes)]
+        self._questions += 1
+        asked = [self._ask("times", Ticket(self._questions, process), ["times", self._questions]) for process in range(self.processes)]
         return list(await asyncio.gather(*asked))
 
     def close(self) -> None:

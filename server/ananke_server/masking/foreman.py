@@ -36,7 +36,11 @@ _PR_SET_TIMERSLACK = 29
 def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    lexer_states, memory, bell, *connections = map(int, sys.argv[1:])
+    lexer_states, *descriptors = map(int, sys.argv[1:])
+    # They have the numbers of the model process, which may be larger than select takes.
+    memory, bell, *connections = map(os.dup, descriptors)
+    for descriptor in descriptors:
+        os.close(descriptor)
     content = json.load(sys.stdin.buffer)
     tokenizer = TokenizerSource(content["text"], tuple(content["ends"])).load()
     del content

@@ -62,7 +62,7 @@ class MaskProcess:
                 os.read(self._bell, BELL_BYTES)
                 arrived = int(self._board.arrived[0])
                 for step in sorted(int(step) for step in self._board.announced):
-                    if self._done < step <= arrived:
+                    if self._done < step == arrived:
                         self._fill(step)
         self._compilers.shutdown(wait=False, cancel_futures=True)
 
@@ -115,17 +115,23 @@ class MaskProcess:
                     self._prepare(ticket, program)
                 case ["release", ticket]:
                     self._say(["outcome", ticket, list(self._release(ticket))])
-                case ["times"]:
-                    self._say(["times", 0, dict(self._times)])
+                case ["times", number]:
+                    self._say(["times", number, dict(self._times)])
                     self._times.clear()
         return True
 
     def _prepare(self, ticket: int, program: str) -> None:
         self._preparing.add(ticket)
-        if is_pooled(self._pool, program):
+        if self._is_quick(program):
             self._make(ticket, program)
         else:
             self._compilers.submit(self._make, ticket, program)
+
+    def _is_quick(self, program: str) -> bool:
+        try:
+            return is_pooled(self._pool, program)
+        except Exception:
+            return True  # no program at all, which making it will say
 
     def _make(self, ticket: int, program: str) -> None:
         """Make a guide and say so; on a thread of its own where that takes long."""

@@ -5,8 +5,10 @@ from __future__ import annotations
 import ctypes
 import hashlib
 import mmap
+import re
 import threading
 from collections import OrderedDict
+from dataclasses import dataclass
 from pathlib import Path
 
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer
@@ -37,8 +39,8 @@ def grammar_key(grammar: str) -> str:
 
 
 def error_text(matcher: LLMatcher) -> str:
-    """llguidance's words for a matcher's error, without the parser's state."""
-    return matcher.get_error().split("\n<state>")[0].strip()
+    """llguidance's words for a matcher's error, without the parser's state or the note that it is left out."""
+    return re.split(r"\n<(?:state|non-verbose)", matcher.get_error())[0].strip()
 
 
 def failure_of(matcher: LLMatcher) -> tuple[Failure, str]:
@@ -49,6 +51,18 @@ def failure_of(matcher: LLMatcher) -> tuple[Failure, str]:
     if "TooComplex" in message or "too many" in message or "fuel" in message:
         return Failure.TOO_COMPLEX, message
     return Failure.INTERNAL, message
+
+
+@dataclass(slots=True, eq=False)
+class Kept:
+    """A grammar's matcher at its start. All others are its copies, and share its lexer as long as they live."""
+
+    matcher: LLMatcher
+    copies: int = 0
+
+    def copy(self) -> tuple[LLMatcher, Kept]:
+        self.copies += 1
+        return self.matcher.deep_copy(), self
 
 
 class MatcherPool:
@@ -71,8 +85,7 @@ class MatcherPool:
         self._capacity = capacity
         self._lexer_states = lexer_states
         self._max_rss = _resident_bytes() + max_bytes
-        self._kept: OrderedDict[str, LLMatcher] = OrderedDict()
-        self._served: set[str] = set()
+        self._kept: OrderedDict[str, Kept] = OrderedDict()
         self._taken = 0
         self._lock = threading.Lock()
 
@@ -82,48 +95,44 @@ class MatcherPool:
     def __len__(self) -> int:
         return len(self._kept)
 
-    def take(self, key: str, grammar: str) -> LLMatcher:
-        """A matcher at its grammar's start. It may be in its error state.
+    def take(self, key: str, grammar: str) -> tuple[LLMatcher, Kept]:
+        """A matcher at its grammar's start, and what it is a copy of. It may be in its error state.
 
         Costs 10 us where the grammar is in the pool, and otherwise what compiling and a first mask cost, outside the GIL.
         """
         with self._lock:
             if (kept := self._kept.get(key)) is not None:
                 self._kept.move_to_end(key)
-                self._served.add(key)
-                return kept.deep_copy()
+                return kept.copy()
         made = new_matcher(self.tokenizer, grammar, self._lexer_states)
         if made.is_error():
-            return made
+            return made, Kept(made)
         # The first mask is needed as soon as the prompt is read: its lexer states are learned ahead, for all copies.
         made.deep_copy().compute_bitmask()
         with self._lock:
-            self._kept[key] = made
-            self._served.discard(key)
+            kept = self._kept[key] = Kept(made)
             while len(self._kept) > self._capacity:
-                self._drop_oldest()
+                self._kept.popitem(last=False)
             self._taken += 1
             if self._taken % _TAKES_BETWEEN_CHECKS == 0:
                 self._bound_memory()
-            return made.deep_copy()
+            return kept.copy()
 
-    def retire(self, key: str) -> bool:
-        """Let a grammar go, its learned states too; the matchers out there live on. Returns whether others had used them before."""
+    def retire(self, key: str, kept: Kept) -> bool:
+        """Let a grammar go, its learned states too, unless it has been made anew since; the matchers out there live on.
+
+        Returns whether others have had copies of it, too.
+        """
         with self._lock:
-            self._kept.pop(key, None)
-            worn = key in self._served
-            self._served.discard(key)
-            return worn
-
-    def _drop_oldest(self) -> None:
-        key, _ = self._kept.popitem(last=False)
-        self._served.discard(key)
+            if self._kept.get(key) is kept:
+                del self._kept[key]
+            return kept.copies > 1
 
     def _bound_memory(self) -> None:
         if _resident_bytes() <= self._max_rss:
             return
         for _ in range((len(self._kept) + 1) // 2):
-            self._drop_oldest()
+            self._kept.popitem(last=False)
         # The allocator would keep what was freed, and the next check would find no less.
         ctypes.CDLL(None).malloc_trim(0)
 

@@ -12,7 +12,7 @@ import numpy as np
 from llguidance import LLMatcher, LLTokenizer
 from numpy.typing import NDArray
 
-from ananke_server.masking.matchers import MAX_LEXER_STATES, MatcherPool, error_text, failure_of, grammar_key
+from ananke_server.masking.matchers import MAX_LEXER_STATES, Kept, MatcherPool, error_text, failure_of, grammar_key
 from ananke_server.masking.program import Leaf, Program, from_text
 from ananke_server.masking.tickets import Failure
 
@@ -36,6 +36,8 @@ class LeafMatcher:
     key: str
     grammar: str
     matcher: LLMatcher
+    kept: Kept
+    """What the matcher is a copy of."""
     optional: bool
     """Whether an ``any`` is above it, so that the output may leave it behind."""
     left_behind: bool = False
@@ -70,7 +72,7 @@ class ProgramMatcher:
     def of(cls, pool: MatcherPool, text: str) -> ProgramMatcher:
         """The program of a text, its leaves taken from the pool. One whose grammar has faults comes in its error state."""
         program = from_text(text)
-        leaves = [LeafMatcher(key, grammar, pool.take(key, grammar), optional) for key, grammar, optional in _leaves(program)]
+        leaves = [LeafMatcher(key, grammar, *pool.take(key, grammar), optional) for key, grammar, optional in _leaves(program)]
         faulty = next((leaf for leaf in leaves if leaf.matcher.is_error()), None)
         return cls(pool, program, leaves, frozenset(pool.tokenizer.eos_tokens), faulty)
 
@@ -153,11 +155,11 @@ class ProgramMatcher:
         for leaf in self.leaves:
             leaf.left_behind = False
             if leaf.matcher.is_error() or not leaf.matcher.reset():
-                leaf.matcher = self.pool.take(leaf.key, leaf.grammar)
+                leaf.matcher, leaf.kept = self.pool.take(leaf.key, leaf.grammar)
 
     def retire(self) -> bool:
         """Have the pool compile the leaves' grammars anew for whoever comes next; returns whether one had been used before."""
-        worn = [self.pool.retire(leaf.key) for leaf in self.leaves]
+        worn = [self.pool.retire(leaf.key, leaf.kept) for leaf in self.leaves]
         return any(worn)
 
     def _failed_leaf(self) -> LeafMatcher | None:
