@@ -20,7 +20,6 @@ from ananke_client.errors import (
     InvalidRequestError,
     OverloadedError,
 )
-from ananke_client.report import ConstraintReport
 from ananke_server.constraints import UNCONSTRAINED, CompiledConstraint, Compiler
 from ananke_server.constraints.refusal import error_from
 from ananke_server.constraints.service import make_compiler
@@ -28,7 +27,7 @@ from ananke_server.engine.attempts import Attempt, verification, verified_attemp
 from ananke_server.engine.guides import GuideDesk
 from ananke_server.engine.prompt import prompt_tokens
 from ananke_server.engine.request import Delta, Emit, GenerateRequest, GenerateResult
-from ananke_server.engine.sampling import recorded_parameters, sampling_params
+from ananke_server.engine.sampling import sampling_params
 from ananke_server.engine.start import device_name, start_engine
 from ananke_server.engine.timeline import Timeline
 from ananke_server.engine.verdict import Judge, report_with
@@ -36,7 +35,9 @@ from ananke_server.handover import Seal
 from ananke_server.masking.tickets import Ticket, TicketTable
 from ananke_server.masking.tokenizer import load_tokenizer
 from ananke_server.masking.worker import EXTRA_ARGS_KEY
-from ananke_server.provenance import ModelIdentity, now, sha256, statement, versions
+from ananke_server.provenance.identity import DigestCache, ModelIdentity
+from ananke_server.provenance.notary import Content, Notary
+from ananke_server.provenance.predicate import EngineFacts, FinishedGeneration, predicate
 from ananke_server.settings import Settings
 
 # A request that has ended holds its ticket until the workers have let go of its matcher.
@@ -49,7 +50,7 @@ JUDGEMENTS = 8
 class GuidedEngine:
     """vLLM behind guides. Every method belongs to the event loop that ``start`` ran on."""
 
-    def __init__(self, settings: Settings, table: TicketTable, seal: Seal, llm: Any) -> None:
+    def __init__(self, settings: Settings, table: TicketTable, seal: Seal, llm: Any, notary: Notary) -> None:
         config = llm.vllm_config
         self.settings = settings
         self.pending = 0
@@ -63,18 +64,28 @@ class GuidedEngine:
         self._judgements = ThreadPoolExecutor(JUDGEMENTS, thread_name_prefix="ananke-judge")
         self._judge = Judge(Compiler(load_tokenizer(config.model_config), settings.limits), self._compiler.compile)
         self._context = int(config.model_config.max_model_len)
-        self._identity = ModelIdentity.of(settings.model, settings.revision)
+        self._notary = notary
+        cache = DigestCache(settings.digest_cache)
+        identity = ModelIdentity.of(settings.model, settings.revision, tokenizer=config.model_config.tokenizer, cache=cache)
+        self._facts = EngineFacts.of(identity, config, device_name())
         ranks = int(config.parallel_config.world_size)
         self._desk = GuideDesk(table, ranks=ranks, sync=self._sync_workers, engine_is_dead=lambda: bool(llm.errored))
 
     @classmethod
     async def start(cls, settings: Settings, seal: Seal) -> GuidedEngine:
-        """Start vLLM and wait until it can generate."""
+        """Start vLLM and wait until it can generate.
+
+        Raises:
+            SigningKeyError: the signing key cannot be used.
+            LogError: the provenance log cannot be opened.
+        """
+        notary = Notary.of(settings)
         table = TicketTable.create(TICKETS_PER_PENDING * settings.max_pending)
         try:
-            return cls(settings, table, seal, start_engine(settings, table))
+            return cls(settings, table, seal, start_engine(settings, table), notary)
         except BaseException:
             table.unlink()
+            notary.close()
             raise
 
     def shutdown(self) -> None:
@@ -84,6 +95,7 @@ class GuidedEngine:
             threads.shutdown(wait=False, cancel_futures=True)
         self._compiler.close()
         self._table.unlink()
+        self._notary.close()
 
     async def generate(self, request: GenerateRequest, emit: Emit) -> GenerateResult:
         """Generate, handing each piece of text to ``emit``; the last piece has been handed over when this returns.
@@ -141,13 +153,19 @@ class GuidedEngine:
         else:
             attempt = await sample(params, 1, emit)
         report = report_with(attempt.verdict, compiled.report)
+        metrics |= timeline.metrics(attempt.outcome)
+        finished = FinishedGeneration(request, attempt, len(prompt), report, timeline, metrics, bool(echo))
+        content = Content(request.prompt, request.constraint, timeline.text)
+        envelope, logged = await self._notary.attest(lambda: predicate(finished, self._facts), echo + timeline.text, content)
+        if logged is not None:
+            metrics["provenance_log"] = logged
         return GenerateResult(
             finish_reason=str(attempt.last.finish_reason),
             input_tokens=len(prompt),
             cumulative_logprob=attempt.last.cumulative_logprob,
             report=report,
-            provenance=statement(echo + timeline.text, self._predicate(request, attempt, len(prompt), report, timeline)),
-            metrics=timeline.metrics(attempt.outcome) | metrics,
+            envelope=envelope,
+            metrics=metrics,
         )
 
     async def _constraint(self, request: GenerateRequest) -> CompiledConstraint:
@@ -185,35 +203,6 @@ class GuidedEngine:
                 emit(delta)
         assert output is not None
         return output
-
-    def _predicate(
-        self,
-        request: GenerateRequest,
-        attempt: Attempt,
-        input_tokens: int,
-        report: ConstraintReport,
-        timeline: Timeline,
-    ) -> dict[str, Any]:
-        constraint = None
-        if request.constraint is not None:
-            constraint = {"sha256": sha256(request.constraint), "key": report.key, "kind": report.kind, "guarantee": report.guarantee}
-        verified = None
-        if report.guarantee == "verified":
-            verified = {"attempts": attempt.number, "first_seed": attempt.first_seed}
-        return {
-            "request_id": request.request_id,
-            "finished_at": now(),
-            "prompt": {"sha256": sha256(request.prompt), "tokens": input_tokens},
-            "constraint": constraint,
-            "constraint_satisfied": report.constraint_satisfied,
-            "verification": verified,
-            "output": {"tokens": len(timeline.token_ids), "finish_reason": attempt.last.finish_reason},
-            "model": self._identity.to_json(),
-            "sampling_parameters": recorded_parameters(attempt.params),
-            "versions": versions(),
-            "device": device_name(),
-            "timing_ms": timeline.timing(),
-        }
 
     async def _sync_workers(self, prepare: list[list[Any]], release: list[list[int]]) -> object:
         return await self._llm.collective_rpc("ananke_sync", args=(prepare, release))
