@@ -17,6 +17,8 @@ from pathlib import Path
 from types import FrameType
 
 from ananke_server.launch import DEFAULT_MODEL, PROJECT, LaunchError, Session, TritonServer, is_ready, resolve_model
+from ananke_server.provenance.signing import load_signer
+from ananke_server.settings import Settings
 
 RUN = PROJECT / ".ananke" / "run"
 RECORD = RUN / "server.json"
@@ -119,6 +121,10 @@ def foreground(arguments: argparse.Namespace) -> int:
 def make_server(arguments: argparse.Namespace, log: Path | None) -> TritonServer:
     if resolve_model(arguments.model) == str(DEFAULT_MODEL) and not DEFAULT_MODEL.is_dir():
         raise LaunchError(f"there is no model in {DEFAULT_MODEL}: run `make setup`, or name one with MODEL=...")
+    try:
+        load_signer(Settings(model=arguments.model))  # type: ignore[call-arg]
+    except ValueError as fault:  # what the server would say too, but after seconds and within its log
+        raise LaunchError(str(fault)) from None
     return TritonServer(
         model_repositories=arguments.model_repository or [PROJECT / "model_repository"],
         http_port=arguments.http_port,

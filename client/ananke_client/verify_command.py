@@ -11,6 +11,7 @@ from rich.text import Text
 
 from ananke_client.provenance import Evidence, Judge, Judged, Verification
 from ananke_client.provenance import verify as verify_envelope
+from ananke_client.rendering import printable
 from ananke_client.terminal import REFUSED, UNAVAILABLE, USAGE, console, fail, only_one_from_input, print_json, read_bytes
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ def show(verification: Verification) -> None:
     width = max(len(check.name) for check in verification.checks)
     for check in verification.checks:
         line = Text(f"{check.name:{width}}  ", style="bold").append(f"{check.result:9}", style=f"not bold {_STYLES[check.result]}")
-        out.print(line.append(f"  {check.detail}" if check.detail else "", style="not bold default"), soft_wrap=True)
+        out.print(line.append(f"  {printable(check.detail)}" if check.detail else "", style="not bold default"), soft_wrap=True)
     style = {"verified": "bold green", "failed": "bold red", "incomplete": "bold yellow"}[verification.result]
     out.print(Text(verification.result, style=style))
 

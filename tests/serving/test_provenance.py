@@ -150,7 +150,9 @@ REPLAYED: dict[str, tuple[str, Constraint | None, GenerationConfig]] = {
 
 @pytest.mark.usefixtures("_one_engine")
 @pytest.mark.parametrize("name", REPLAYED)
-def test_in_float32_and_alone_every_token_is_generated_again(grpc_client: AnankeInferenceClient, files: Files, provenance: Provenance, name: str) -> None:
+def test_in_float32_and_alone_every_token_is_generated_again(
+    grpc_client: AnankeInferenceClient, files: Files, provenance: Provenance, name: str
+) -> None:
     prompt, constraint, config = REPLAYED[name]
     result = grpc_client.generate(prompt, constraint, config)
     files.keep(result, prompt, constraint)
@@ -182,7 +184,9 @@ def test_the_first_token_that_departs_is_found_with_the_gap(grpc_client: AnankeI
 
 
 @pytest.mark.usefixtures("_one_engine")
-def test_files_that_are_not_the_envelopes_are_refused_before_anything_is_generated(grpc_client: AnankeInferenceClient, files: Files) -> None:
+def test_files_that_are_not_the_envelopes_are_refused_and_nothing_is_generated(
+    grpc_client: AnankeInferenceClient, files: Files
+) -> None:
     result = grpc_client.generate("The sea is", config=GenerationConfig(max_tokens=4))
     files.keep(result, "The lake is", None)
     code, said = ananke("replay", *files.arguments("prompt"), "--model", str(DEFAULT_MODEL))

@@ -14,9 +14,11 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, generate_private_key
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from hypothesis import given
+from hypothesis import strategies as st
 from provenance_support import CONSTRAINT, FILES, KEY, OUTPUT, PROMPT, REPORT, Key, signed, unsigned
 
-from ananke_client.provenance import Envelope, EnvelopeError, Evidence, Judged, Verification, canonical_json, verify
+from ananke_client.provenance import Envelope, EnvelopeError, Evidence, Judged, Signature, Verification, canonical_json, verify
 
 KEY_PAIR, OTHER = Key(), Key()
 
@@ -263,3 +265,24 @@ def test_the_client_loads_without_cryptography() -> None:
     heavy = "[name for name in ('cryptography', 'securesystemslib', 'grpc', 'tritonclient', 'rfc8785') if name in sys.modules]"
     code = f"import sys, ananke_client, ananke_client.provenance; print({heavy})"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("sig", [b"", b"x", b"x" * 63, b"x" * 64, b"x" * 65, b"\xff" * 64])
+def test_what_is_no_signature_is_refused_as_one(sig: bytes) -> None:
+    envelope = Envelope(signed(KEY_PAIR).payload, (Signature(KEY_PAIR.keyid, sig),))
+    assert "does not hold" in failures(verify(envelope.to_bytes(), evidence(), judge))["signature"]
+
+
+@given(st.recursive(st.none() | st.integers(0, 9) | st.text(max_size=3), lambda part: st.lists(part) | st.dictionaries(st.text(), part)))
+def test_whatever_is_signed_the_checks_tell(value: Any) -> None:
+    assert verify(Envelope.of(value).signed(KEY_PAIR.signer).to_bytes(), evidence(), judge).result == "failed"
+
+
+@given(st.data())
+def test_a_predicate_with_any_one_field_replaced_is_judged_without_an_exception(data: st.DataObject) -> None:
+    made = signed(KEY_PAIR).statement
+    part = data.draw(st.sampled_from([made, made["predicate"], made["predicate"]["output"], made["predicate"]["constraint"]]))
+    part[data.draw(st.sampled_from(sorted(part)))] = data.draw(st.sampled_from([None, [], {}, "", 1, -1, 0.5, True, "1" * 64]))
+    envelope = Envelope.of(made).signed(KEY_PAIR.signer)
+    everything = evidence(prompt=PROMPT.encode(), report=REPORT, model=FILES)
+    assert verify(envelope.to_bytes(), everything, judge).result in ("verified", "failed", "incomplete")
