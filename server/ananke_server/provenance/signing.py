@@ -10,6 +10,8 @@ if TYPE_CHECKING:
 
     from ananke_server.settings import Settings
 
+KEY_VARIABLE = "ANANKE_SIGNING_KEY"
+
 
 class SigningKeyError(ValueError):
     """The signing key cannot be used; one line says which setting and why, and nothing of the key."""
