@@ -47,9 +47,7 @@ def main() -> int:
     http, grpc, metrics = free_ports(3)
     log = PROJECT / ".ananke" / "run" / "demo.log"
     try:
-        with TritonServer(
-            [PROJECT / "model_repository"], http_port=http, grpc_port=grpc, metrics_port=metrics, log_file=log
-        ) as server:
+        with TritonServer([PROJECT / "model_repository"], http_port=http, grpc_port=grpc, metrics_port=metrics, log_file=log) as server:
             started = time.monotonic()
             server.wait_until_ready(600, progress=lambda seconds: _line(f"starting Triton and vLLM … {seconds:.0f} s"))
             _line(f"Triton is ready after {time.monotonic() - started:.0f} s: {server.http_url} (HTTP), {server.grpc_url} (gRPC)\n")
@@ -123,7 +121,7 @@ def _summarise(result: GenerationResult, checked: str) -> None:
     }
     print(f"\nsatisfied: {result.constraint_satisfied} ({result.guarantee}); {checked}")
     print(f"{result.usage.completion_tokens} tokens in {timing['total']:.0f} ms, the first after {timing['first_token']:.0f} ms", end="; ")
-    print(f"masks: {result.metrics['mask']['batch_wait_us_mean']:.0f} us a step")
+    print(f"masks: {result.metrics['mask']['us_mean']:.0f} us each")
     for name, value in shown.items():
         print(f"  {name:14} {value}")
     print()

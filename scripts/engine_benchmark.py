@@ -3,9 +3,10 @@
     python scripts/engine_benchmark.py --tokenizer DIR --cases MASKBENCH_DIR --output engine.json
     python scripts/engine_benchmark.py --tokenizer DIR --cases MASKBENCH_DIR --output xgrammar.json --backend xgrammar
 
-A 7B shape (Qwen2.5) with random weights writes 200 tokens a request. "hard" is one schema of bounded strings, numbers and patterns,
-its tokens sampled; "real" are MaskBench schemas and their instances, replayed by vLLM's trace replay (V2 runner). For each batch all
-variants have a warm-up round, then the measured rounds take turns; a variant whose warm-up took longer than 6 s has one measured round.
+A 7B shape (Qwen2.5) with random weights writes 200 tokens a request. "easy" is one schema of free strings and booleans, "hard" one
+of bounded strings, numbers and patterns, their tokens sampled; "real" are MaskBench schemas and their instances, replayed by vLLM's
+trace replay (V2 runner). For each batch all variants have a warm-up round, then the measured rounds take turns; a variant whose
+warm-up took longer than 6 s has one measured round.
 ``--quick`` is a small run, of the small real model where no tokenizer is given, to see on a CPU that the program works.
 """
 
@@ -24,15 +25,14 @@ from pathlib import Path
 from typing import Any
 
 from bench_support import percentiles, print_table, write_json
-from engine_rounds import OURS, PROMPT_TOKENS, SAMPLING, TICKETS, UNCONSTRAINED, Bench, Round, measures
-from engine_workloads import Accepts, Workload, backend_check, hard, real
+from engine_rounds import OURS, PROMPT_TOKENS, SAMPLING, UNCONSTRAINED, Bench, Round, measures
+from engine_workloads import Accepts, Workload, backend_check, easy, hard, real
 from llguidance import LLTokenizer
 
 from ananke_server.constraints import Compiler
 from ananke_server.engine.start import device_name, on_cpu, start_engine
 from ananke_server.launch import DEFAULT_MODEL
 from ananke_server.masking.stage_times import STAGE_TIMES_VARIABLE
-from ananke_server.masking.tickets import TicketTable
 from ananke_server.masking.tokenizer import model_tokenizer
 from ananke_server.settings import Settings
 
@@ -80,6 +80,7 @@ class Results:
         for (kind, size, _), other in self.points.items():
             if (base := self.points.get((kind, size, UNCONSTRAINED))) is not None:
                 other["ratio"] = round(other["token_ms"] / base["token_ms"], 4)
+                other["added_us_row"] = round((other["token_ms"] - base["token_ms"]) * 1e3 / size, 2)
         self.flush()
 
     def note(self, text: str) -> None:
@@ -94,22 +95,26 @@ class Results:
 
     def print(self) -> None:
         header = ["workload", "batch", "variant", "ms/token", "ratio", "steady ms", "p50 ms", "p99 ms", "first ms", "first new ms"]
-        header += ["wait us/step", "wait us/row", "GPU idle us", "cut short"]
+        header += ["added us/row", "mask us", "< 50 us", "wait us/step", "cut short"]
         print_table(header, [[kind, batch, variant, *_cells(point)] for (kind, batch, variant), point in self.points.items()])
         for text in self.notes:
             print(f"note: {text}")
 
 
 def _cells(point: dict[str, Any]) -> list[object]:
-    mask, idle = point.get("mask"), point.get("stages", {}).get("gpu_idle")
+    mask = point.get("mask")
     return [
         f"{point['token_ms']:.3f}",
         f"{point['ratio']:.3f}" if "ratio" in point else "-",
         f"{point['steady_step_ms']:.3f}" if point["steady_step_ms"] else "-",
         *(f"{point['between_tokens_ms'][name]:.2f}" for name in ("p50", "p99")),
         *(f"{point[name]['mean']:.1f}" for name in ("first_token_ms", "first_token_warm_up_ms")),
-        *(f"{mask[name]['mean']:.1f}" if mask else "-" for name in ("wait_us_step", "wait_us_row")),
-        f"{idle['mean_us']:.1f}" if idle else "-",
+        f"{point['added_us_row']:.1f}" if "added_us_row" in point else "-",
+        *(
+            (f"{mask['us_mean']:.1f}", f"{mask['share_under_50_us']:.3f}", f"{mask['wait_us_step']['mean']:.1f}")
+            if mask
+            else ("-", "-", "-")
+        ),
         point["ended_early"],
     ]
 
@@ -123,31 +128,30 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="ananke-shape-") as folder:
         model = str(DEFAULT_MODEL) if arguments.tokenizer is None else _shape(Path(folder), Path(arguments.tokenizer), tiny=arguments.quick)
         results = Results(arguments.output, _about(arguments))
-        table = TicketTable.create(TICKETS)
         try:
-            asyncio.run(_run(arguments, model, table, results))
+            asyncio.run(_run(arguments, model, results))
         finally:
-            table.unlink()
             results.flush()
             results.print()
     return 0 if results.points else 1
 
 
-async def _run(arguments: argparse.Namespace, model: str, table: TicketTable, results: Results) -> None:
+async def _run(arguments: argparse.Namespace, model: str, results: Results) -> None:
     replays = "real" in arguments.workloads and not on_cpu()
     tokenizer = model_tokenizer(model)
     check = backend_check(arguments.backend, tokenizer, model, SHAPE_7B["vocab_size"], arguments.whitespace)
     # Schemas are compiled in this process while the engine starts in its own. All imports are done: two threads of them would clash.
     preparation = asyncio.get_running_loop().run_in_executor(None, _workloads, arguments, tokenizer, check, results)
     begun = time.perf_counter()
-    llm = start_engine(_settings(arguments, model, trace_replay=replays), table)
+    llm, crew = start_engine(_settings(arguments, model, trace_replay=replays))
+    await crew.wait_until_up()
     results.about |= {"device": device_name(), "start_seconds": round(time.perf_counter() - begun, 1)}
     print(f"the engine started in {results.about['start_seconds']} s", flush=True)
     if replays:
         _let_structured_outputs_replay()
     try:
         workloads = await preparation
-        bench = Bench(llm, table, tokens=arguments.tokens, stages=arguments.stages)
+        bench = Bench(llm, crew, tokens=arguments.tokens, stages=arguments.stages)
         for batch in arguments.batches:
             for workload in workloads:
                 if llm.errored:
@@ -156,6 +160,7 @@ async def _run(arguments: argparse.Namespace, model: str, table: TicketTable, re
                 await _point(bench, workload, batch, arguments, results)
     finally:
         llm.shutdown()
+        crew.close()
 
 
 async def _point(bench: Bench, workload: Workload, batch: int, arguments: argparse.Namespace, results: Results) -> None:
@@ -230,7 +235,8 @@ def _let_structured_outputs_replay() -> None:
 
 def _workloads(arguments: argparse.Namespace, tokenizer: LLTokenizer, check: Accepts, results: Results) -> list[Workload]:
     compiler = Compiler(tokenizer)
-    workloads = [hard(compiler, arguments.whitespace)] if "hard" in arguments.workloads else []
+    one_schema = {"easy": easy, "hard": hard}
+    workloads = [make(compiler, arguments.whitespace) for name, make in one_schema.items() if name in arguments.workloads]
     if "real" in arguments.workloads and not arguments.cases:
         results.note("real: left out, no --cases were given")
     elif "real" in arguments.workloads:
@@ -276,7 +282,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--cases", help="a folder of MaskBench cases, for 'real'")
     parser.add_argument("--backend", choices=["guidance", "xgrammar"], default="guidance", help="vLLM's backend; an engine has one")
     parser.add_argument("--variants", nargs="+", help="of unconstrained, ours and the backend (default: all, ours beside guidance alone)")
-    parser.add_argument("--workloads", nargs="+", choices=["hard", "real"], default=["hard", "real"])
+    parser.add_argument("--workloads", nargs="+", choices=["easy", "hard", "real"], default=["easy", "hard", "real"])
     parser.add_argument("--batches", nargs="+", type=int, default=[1, 8, 32, 128, 256])
     parser.add_argument("--tokens", type=int, default=200, help="tokens a request")
     parser.add_argument("--whitespace", choices=["compact", "flexible"], default="compact", help="between JSON's tokens, for every variant")

@@ -15,7 +15,8 @@ from bench_support import percentiles
 from engine_workloads import Job
 
 from ananke_server.engine.guides import GuideDesk
-from ananke_server.masking.tickets import Outcome, TicketTable
+from ananke_server.masking.crew import MaskCrew
+from ananke_server.masking.tickets import Outcome
 from ananke_server.masking.worker import EXTRA_ARGS_KEY
 
 UNCONSTRAINED: Final = "unconstrained"
@@ -23,7 +24,6 @@ OURS: Final = "ours"
 PROMPT_TOKENS: Final = 16
 SAMPLING: Final = {"temperature": 1.0, "top_p": 1.0, "top_k": 0, "detokenize": False}
 """The same for every variant, with a seed for each request."""
-TICKETS: Final = 1024
 PAUSE: Final = 0.1
 
 
@@ -66,18 +66,14 @@ class Round:
 class Bench:
     """The engine under test, and the desk that constrained requests go through in production."""
 
-    def __init__(self, llm: Any, table: TicketTable, *, tokens: int, stages: bool) -> None:
+    def __init__(self, llm: Any, crew: MaskCrew, *, tokens: int, stages: bool) -> None:
         self._llm = llm
         self._tokens = tokens
         self._stages = stages
         self._random = random.Random(0)
         self._requests = 0
-        self._desk = GuideDesk(
-            table,
-            ranks=1,
-            sync=lambda prepare, release: llm.collective_rpc("ananke_sync", args=(prepare, release)),
-            engine_is_dead=lambda: bool(llm.errored),
-        )
+        self._crew = crew
+        self._desk = GuideDesk(crew)
 
     async def round(self, variant: str, jobs: Sequence[Job], batch: int, timeout: float) -> Round:
         """Send a batch at once and wait for all of it.
@@ -86,17 +82,36 @@ class Bench:
             TimeoutError: it took longer; its requests are aborted.
             Exception: what the engine says of the first request that failed.
         """
-        if self._stages and variant == OURS:
-            await self._llm.collective_rpc("ananke_stage_times")
+        if variant == OURS:
+            await self._stage_times()
         # The last round's matchers are back in the pool by then.
         await asyncio.sleep(PAUSE)
         begun = time.perf_counter()
         async with asyncio.timeout(timeout), asyncio.TaskGroup() as group:
             tasks = [group.create_task(self._request(variant, jobs[index % len(jobs)], index)) for index in range(batch)]
         result = Round([task.result() for task in tasks], time.perf_counter() - begun)
-        if self._stages and variant == OURS:
-            [result.stages] = await self._llm.collective_rpc("ananke_stage_times")
+        if variant == OURS:
+            result.stages = await self._stage_times()
         return result
+
+    async def _stage_times(self) -> dict[str, Any]:
+        """Where the time went since the last call: of the engine's thread where that was asked for, and of the mask processes."""
+        crew = [times for times in await self._crew.times() if times.get("steps")]
+        stages: dict[str, Any] = {}
+        if crew:
+            steps = [times["steps"] for times in crew]
+            filled = [times["filled_ns"] / times["steps"] / 1e3 for times in crew]
+            waited = [times["waited_ns"] / times["steps"] / 1e3 for times in crew]
+            stages["mask_processes"] = {
+                "processes": len(crew),
+                "steps": max(steps),
+                "fill_us_step": percentiles(filled),
+                "fill_us_row": round(sum(times["filled_ns"] for times in crew) / sum(times["rows"] for times in crew) / 1e3, 1),
+                "wait_for_tokens_us_step": percentiles(waited),
+            }
+        if self._stages:
+            [stages["engine_thread"]] = await self._llm.collective_rpc("ananke_stage_times")
+        return stages
 
     async def _request(self, variant: str, job: Job, index: int) -> Stream:
         from vllm import SamplingParams
@@ -111,10 +126,9 @@ class Bench:
             values["structured_outputs"] = StructuredOutputsParams(json=job.schema)
             return await self._stream(SamplingParams(**values), Stream(time.perf_counter()))
         stream = Stream(time.perf_counter())
-        async with self._desk.guide(job.program) as ticket:
-            extra = {EXTRA_ARGS_KEY: [ticket.index, ticket.generation, job.program]}
-            await self._stream(SamplingParams(**values, extra_args=extra), stream)
-            stream.outcome = self._desk.check(ticket)
+        async with self._desk.guide(job.program) as hold:
+            await self._stream(SamplingParams(**values, extra_args={EXTRA_ARGS_KEY: list(hold.ticket)}), stream)
+            stream.outcome = await hold.finish()
         return stream
 
     async def _stream(self, params: Any, stream: Stream) -> Stream:
@@ -135,7 +149,7 @@ def measures(warm_up: Round, rounds: Sequence[Round], tokens: int) -> dict[str, 
     """The measured rounds of a variant as numbers, in milliseconds unless said otherwise."""
     streams = [stream for one in rounds for stream in one.streams]
     gaps = [gap for stream in streams for gap in stream.gaps()]
-    outcomes = [(stream.outcome, len(one.streams)) for one in rounds for stream in one.streams if stream.outcome is not None]
+    outcomes = [stream.outcome for stream in streams if stream.outcome is not None]
     steady = [step for one in rounds if (step := _steady_step(one.streams)) is not None]
     result: dict[str, Any] = {
         "rounds": len(rounds),
@@ -149,13 +163,14 @@ def measures(warm_up: Round, rounds: Sequence[Round], tokens: int) -> dict[str, 
         "ended_early": sum(stream.tokens < tokens for stream in streams),
     }
     if outcomes:
-        waits = [outcome.wait_ns / max(1, outcome.steps) / 1e3 for outcome, _ in outcomes]
-        rows = [wait / batch for wait, (_, batch) in zip(waits, outcomes, strict=True)]
+        masks = sum(outcome.steps for outcome in outcomes)
         result["mask"] = {
-            "wait_us_step": percentiles(waits),
-            "wait_us_row": percentiles(rows),
-            "longest_wait_us": round(max(outcome.longest_wait_ns for outcome, _ in outcomes) / 1e3, 1),
-            "steps": sum(outcome.steps for outcome, _ in outcomes),
+            "masks": masks,
+            "us_mean": round(sum(outcome.us_mean * outcome.steps for outcome in outcomes) / masks, 1),
+            "us_p99_of_a_request": percentiles([outcome.us_p99 for outcome in outcomes]),
+            "share_under_50_us": round(sum(outcome.under_50_us for outcome in outcomes) / masks, 4),
+            "wait_us_step": percentiles([outcome.wait_us_mean for outcome in outcomes]),
+            "longest_wait_us": max(outcome.wait_us_max for outcome in outcomes),
         }
     if stages := [one.stages for one in rounds if one.stages]:
         result["stages"] = stages[-1]

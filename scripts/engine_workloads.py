@@ -56,13 +56,32 @@ def hard_schema() -> dict[str, Any]:
     return {"type": "array", "items": item, "minItems": 200}
 
 
+def easy_schema() -> dict[str, Any]:
+    """Free strings, booleans and a null, in as long an array."""
+    properties: dict[str, Any] = {
+        "name": {"type": "string"},
+        "done": {"type": "boolean"},
+        "note": {"type": ["string", "null"]},
+    }
+    item = {"type": "object", "properties": properties, "required": list(properties), "additionalProperties": False}
+    return {"type": "array", "items": item, "minItems": 200}
+
+
+def easy(compiler: Compiler, whitespace: Whitespace) -> Workload:
+    """Every request under the easy schema, its tokens sampled."""
+    return _sampled("easy", easy_schema(), compiler, whitespace)
+
+
 def hard(compiler: Compiler, whitespace: Whitespace) -> Workload:
     """Every request under the hard schema, its tokens sampled."""
-    schema = hard_schema()
+    return _sampled("hard", hard_schema(), compiler, whitespace)
+
+
+def _sampled(name: str, schema: dict[str, Any], compiler: Compiler, whitespace: Whitespace) -> Workload:
     program, milliseconds = _compiled(compiler, schema, whitespace)
     if program is None:
-        raise ValueError("the hard schema is refused")
-    return Workload("hard", [Job(json.dumps(schema), program)], [milliseconds])
+        raise ValueError(f"the {name} schema is refused")
+    return Workload(name, [Job(json.dumps(schema), program)], [milliseconds])
 
 
 def real(

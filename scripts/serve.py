@@ -17,8 +17,6 @@ from pathlib import Path
 from types import FrameType
 
 from ananke_server.launch import DEFAULT_MODEL, PROJECT, LaunchError, Session, TritonServer, is_ready, resolve_model
-from ananke_server.provenance.signing import load_signer
-from ananke_server.settings import Settings
 
 RUN = PROJECT / ".ananke" / "run"
 RECORD = RUN / "server.json"
@@ -121,6 +119,9 @@ def foreground(arguments: argparse.Namespace) -> int:
 def make_server(arguments: argparse.Namespace, log: Path | None) -> TritonServer:
     if resolve_model(arguments.model) == str(DEFAULT_MODEL) and not DEFAULT_MODEL.is_dir():
         raise LaunchError(f"there is no model in {DEFAULT_MODEL}: run `make setup`, or name one with MODEL=...")
+    from ananke_server.provenance.signing import load_signer  # here, as their imports take longer than stopping or status
+    from ananke_server.settings import Settings
+
     try:
         load_signer(Settings(model=arguments.model))  # type: ignore[call-arg]
     except ValueError as fault:  # what the server would say too, but after seconds and within its log

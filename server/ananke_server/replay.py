@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import logging
 import secrets
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -13,17 +12,13 @@ from typing import Any
 
 from ananke_client.provenance.statement import EngineRecord, Predicate
 from ananke_client.provenance.trail import first_departure, token_at
-from ananke_server.engine.engine import TICKETS_PER_PENDING, GuidedEngine
+from ananke_server.engine.engine import GuidedEngine
 from ananke_server.engine.prompt import prompt_tokens
 from ananke_server.engine.request import Delta, GenerateRequest
-from ananke_server.engine.start import device_name, start_engine
+from ananke_server.engine.start import device_name
 from ananke_server.handover import Seal
-from ananke_server.masking.tickets import TicketTable
-from ananke_server.provenance.notary import Notary
 from ananke_server.provenance.surroundings import versions
 from ananke_server.settings import Settings
-
-logger = logging.getLogger(__name__)
 
 # Canonical JSON has integers beyond 2**53 - 1 as text.
 _INTEGERS = ("seed", "max_tokens", "top_k", "min_tokens", "logprobs")
@@ -78,11 +73,10 @@ class Replayer:
         values |= {"signing_key": None, "signing_key_file": None, "provenance_log": None}
         self.settings = Settings(model=model, **values)
         self._runner = asyncio.Runner()
-        self._llm: Any = None
         self._engine: GuidedEngine | None = None
 
     def __enter__(self) -> Replayer:
-        self._runner.run(self._start())
+        self._engine = self._runner.run(GuidedEngine.start(self.settings, Seal(secrets.token_bytes(32))))
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
@@ -98,58 +92,52 @@ class Replayer:
         """
         return self._runner.run(self._compare(recorded, inputs))
 
-    async def _start(self) -> None:
-        table = TicketTable.create(TICKETS_PER_PENDING * self.settings.max_pending)
-        try:
-            self._llm = start_engine(self.settings, table)
-            self._engine = GuidedEngine(self.settings, table, Seal(secrets.token_bytes(32)), self._llm, Notary())
-        except BaseException:
-            table.unlink()
-            raise
-
     async def _compare(self, recorded: Predicate, inputs: Inputs) -> Comparison:
-        text, token_ids = await self._generate(recorded, inputs)
+        assert self._engine is not None, "a Replayer is a context manager"
+        llm = self._engine.llm
+        text, token_ids = await _generate(self._engine, recorded, inputs)
         output = text if inputs.output is None else inputs.output
         trail = recorded.output.token_trail
         position = first_departure(trail, output, token_ids)
         if position is None or (inputs.output is None and position == 0):
             # Without the recorded output a trail can be followed by an equal one alone.
             return Comparison(position is None, text, len(token_ids))
-        tokenizer = self._llm.get_tokenizer()
+        tokenizer = llm.get_tokenizer()
         ids = token_at(trail, output, token_ids[:position], len(tokenizer)), next(iter(token_ids[position:]), None)
         prompt = [*prompt_tokens(tokenizer, inputs.prompt), *token_ids[:position]]
-        logprobs = await self._logprobs(prompt, [token for token in ids if token is not None])
+        logprobs = await _logprobs(llm, prompt, [token for token in ids if token is not None])
         tokens = [None if token is None else Token(token, tokenizer.decode([token]), logprobs.get(token)) for token in ids]
         return Comparison(False, text, len(token_ids), position, *tokens)
 
-    async def _generate(self, recorded: Predicate, inputs: Inputs) -> tuple[str, list[int]]:
-        assert self._engine is not None, "a Replayer is a context manager"
-        parameters = recorded.sampling_parameters
-        integers = {name: int(parameters[name]) for name in _INTEGERS if isinstance(parameters.get(name), str)}
-        request = GenerateRequest(
-            request_id=f"replay-{secrets.token_hex(4)}",
-            prompt=inputs.prompt,
-            constraint=inputs.constraint,
-            # The one way by which tokens come through; it changes nothing of what is sampled.
-            sampling_parameters=json.dumps(parameters | integers | {"logprobs": 0}),
-            exclude_input_in_output=True,
-        )
-        deltas: list[Delta] = []
-        await self._engine.generate(request, deltas.append)
-        positions = [position for delta in deltas for position in delta.logprobs or []]
-        return "".join(delta.text for delta in deltas), [int(next(iter(position))) for position in positions]
 
-    async def _logprobs(self, prompt: list[int], token_ids: list[int]) -> dict[int, float]:
-        """The log-probabilities of tokens after a prompt."""
-        from vllm import SamplingParams, TokensPrompt
+async def _generate(engine: GuidedEngine, recorded: Predicate, inputs: Inputs) -> tuple[str, list[int]]:
+    parameters = recorded.sampling_parameters
+    integers = {name: int(parameters[name]) for name in _INTEGERS if isinstance(parameters.get(name), str)}
+    request = GenerateRequest(
+        request_id=f"replay-{secrets.token_hex(4)}",
+        prompt=inputs.prompt,
+        constraint=inputs.constraint,
+        # The one way by which tokens come through; it changes nothing of what is sampled.
+        sampling_parameters=json.dumps(parameters | integers | {"logprobs": 0}),
+        exclude_input_in_output=True,
+    )
+    deltas: list[Delta] = []
+    await engine.generate(request, deltas.append)
+    positions = [position for delta in deltas for position in delta.logprobs or []]
+    return "".join(delta.text for delta in deltas), [int(next(iter(position))) for position in positions]
 
-        params = SamplingParams(max_tokens=1, temperature=0.0, logprob_token_ids=token_ids)
-        found: dict[int, float] = {}
-        async with aclosing(self._llm.generate(TokensPrompt(prompt_token_ids=prompt), params, f"gap-{secrets.token_hex(4)}")) as responses:
-            async for response in responses:
-                for position in response.outputs[0].logprobs or []:
-                    found |= {token: entry.logprob for token, entry in position.items()}
-        return found
+
+async def _logprobs(llm: Any, prompt: list[int], token_ids: list[int]) -> dict[int, float]:
+    """The log-probabilities of tokens after a prompt."""
+    from vllm import SamplingParams, TokensPrompt
+
+    params = SamplingParams(max_tokens=1, temperature=0.0, logprob_token_ids=token_ids)
+    found: dict[int, float] = {}
+    async with aclosing(llm.generate(TokensPrompt(prompt_token_ids=prompt), params, f"gap-{secrets.token_hex(4)}")) as responses:
+        async for response in responses:
+            for position in response.outputs[0].logprobs or []:
+                found |= {token: entry.logprob for token, entry in position.items()}
+    return found
 
 
 def differences(recorded: Predicate) -> list[str]:

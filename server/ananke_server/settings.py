@@ -12,6 +12,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from ananke_server.constraints.limits import Limits
 from ananke_server.launch import PROJECT
+from ananke_server.masking.crew import default_processes
 
 # Speculative decoding samples several tokens a step, for which masks are not made yet.
 _RESERVED_ENGINE_ARGS = frozenset({"logits_processors", "worker_extension_cls", "speculative_config", "enable_trace_replay"})
@@ -44,6 +45,9 @@ class Settings(BaseSettings):
     """vLLM's model runner; V2 on a GPU, V1 on CPU by default."""
     engine_args: dict[str, Any] = Field(default_factory=dict)
     """Further arguments of vLLM's ``AsyncEngineArgs``, as a JSON object."""
+
+    mask_processes: int = Field(default_factory=default_processes, gt=0)
+    """Processes that fill masks side by side; by default the machine's cores less four, at least one."""
 
     request_timeout: float = Field(600.0, gt=0)
     """Seconds after which a request ends that set no deadline of its own."""

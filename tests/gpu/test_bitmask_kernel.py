@@ -1,11 +1,11 @@
-"""The GPU kernel against a plain loop of torch; needs torch, triton and a GPU, nothing else of the project's."""
+"""The GPU's kernels against plain torch; needs torch, triton and a GPU, nothing else of the project's."""
 
 import pytest
 
 torch = pytest.importorskip("torch")
 if not torch.cuda.is_available():
     pytest.skip("no GPU", allow_module_level=True)
-from ananke_server.masking.bitmask_kernel import apply_bitmask  # noqa: E402
+from ananke_server.masking.bitmask_kernel import apply_bitmask, send_newest  # noqa: E402
 
 
 def expected(logits, bitmask, rows):
@@ -28,5 +28,20 @@ def test_kernel_equals_the_loop(dtype, vocab, words, masks):
     bitmask = torch.randint(-(2**31), 2**31, (masks, words), dtype=torch.int64, device="cuda", generator=generator).to(torch.int32)
     rows = torch.randperm(64, device="cuda", generator=generator)[:masks].to(torch.int32)
     want = expected(logits, bitmask, rows)
-    apply_bitmask(logits, bitmask, rows)
+    padding = torch.full((masks, 3), 7, dtype=torch.int32, device="cuda")
+    moment = torch.zeros(1, dtype=torch.int64, device="cuda")
+    apply_bitmask(logits, torch.cat((bitmask, rows[:, None], padding), dim=1), words, moment)
     assert torch.equal(logits, want)
+    assert moment.item() > 0
+
+
+@pytest.mark.parametrize("slots", [1, 5, 256, 1000])
+def test_the_newest_token_of_each_slot_is_sent(slots):
+    tokens = torch.randint(0, 1 << 20, (slots, 40), dtype=torch.int32, device="cuda")
+    lengths = torch.randint(0, 41, (slots,), dtype=torch.int32, device="cuda")
+    sent_lengths, sent_tokens = torch.full((2, slots + 1), -9, dtype=torch.int32, device="cuda")
+    send_newest(lengths, tokens, sent_lengths, sent_tokens)
+    assert torch.equal(sent_lengths[:-1], lengths)
+    want = tokens.gather(1, (lengths.long() - 1).clamp(min=0)[:, None])[:, 0]
+    assert torch.equal(sent_tokens[:-1], torch.where(lengths > 0, want, 0))
+    assert sent_lengths[-1] == sent_tokens[-1] == -9

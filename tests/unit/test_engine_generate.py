@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import json
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
@@ -26,7 +26,7 @@ from ananke_server.engine.attempts import seed_of
 from ananke_server.engine.engine import GuidedEngine
 from ananke_server.engine.request import Delta, GenerateRequest, GenerateResult
 from ananke_server.handover import Seal
-from ananke_server.masking.tickets import Failure, Ticket, TicketTable
+from ananke_server.masking.tickets import Failure, Outcome, Ticket
 from ananke_server.masking.tokenizer import model_tokenizer
 from ananke_server.provenance.log import LogError, ProvenanceLog
 from ananke_server.provenance.notary import Notary
@@ -45,15 +45,18 @@ SEAL = Seal(b"s" * 32)
 
 @dataclass
 class Script:
-    """Stands for vLLM: answers each request with the next text, or raises, and keeps what it was asked."""
+    """Stands for vLLM and the mask processes: answers each request with the next text, or fails it, and keeps what it was asked."""
 
     answers: list[str | Failure]
-    table: TicketTable
     finish_reason: str = "stop"
     stop_reason: str | None = None
     pause: float = 0.0
     asked: list[tuple[str, Any]] = field(default_factory=list)
+    programs: list[str] = field(default_factory=list)
+    failures: dict[int, Failure] = field(default_factory=dict)
+    """By ticket."""
     released: list[list[int]] = field(default_factory=list)
+    processes: int = 1
     vllm_config: Any = field(
         default_factory=lambda: SimpleNamespace(
             model_config=SimpleNamespace(
@@ -67,18 +70,23 @@ class Script:
     def get_tokenizer(self) -> Any:
         return SimpleNamespace(encode=lambda text, **_: list(range(len(text))))
 
-    async def collective_rpc(self, method: str, args: tuple[list[list[Any]], list[list[int]]]) -> None:
-        prepare, release = args
-        self.released += release
-        for index, generation, _ in prepare:
-            self.table.mark_ready(Ticket(index, generation), 0)
+    async def prepare(self, ticket: Ticket, program: str) -> tuple[Failure, str]:
+        self.programs.append(program)
+        return Failure.NONE, ""
+
+    def release(self, ticket: Ticket) -> asyncio.Future[Outcome]:
+        self.released.append(list(ticket))
+        failure = self.failures.get(ticket.number, Failure.NONE)
+        outcome: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+        outcome.set_result(Outcome(failure, "no token can follow" if failure else "", steps=3))
+        return outcome
 
     async def generate(self, prompt: Any, params: Any, request_id: str) -> AsyncIterator[Any]:
         self.asked.append((request_id, params))
         answer = self.answers.pop(0)
         if isinstance(answer, Failure):
-            index, generation, _ = params.extra_args["ananke"]
-            self.table.fail(Ticket(index, generation), answer, "no token can follow")
+            number, _ = params.extra_args["ananke"]
+            self.failures[number] = answer
             answer = ""
         tokens = [*model_tokenizer(str(SMALL_MODEL)).tokenize_str(answer), EOS]
         middle = len(answer) // 2
@@ -87,13 +95,6 @@ class Script:
             output = {"text": text, "token_ids": ids, "logprobs": None, "cumulative_logprob": -float(len(self.asked))}
             ending = {"finish_reason": reason, "stop_reason": self.stop_reason if reason else None}
             yield SimpleNamespace(outputs=[SimpleNamespace(**output, **ending)])
-
-
-@pytest.fixture
-def table() -> Iterator[TicketTable]:
-    table = TicketTable.create(8)
-    yield table
-    table.unlink()
 
 
 def predicate_of(result: GenerateResult) -> dict[str, Any]:
@@ -111,16 +112,17 @@ def answered(
         compiler = Compiler(model_tokenizer(str(SMALL_MODEL)))
         in_process = SimpleNamespace(compile=compiler.compile, close=lambda: None)
         with (
-            patch.object(engine_module, "load_tokenizer", lambda _: model_tokenizer(str(SMALL_MODEL))),
+            patch.object(engine_module, "served_source", lambda _: SimpleNamespace(load=lambda: model_tokenizer(str(SMALL_MODEL)))),
             patch.object(engine_module, "make_compiler", lambda _: in_process),
         ):
-            engine = GuidedEngine(Settings(model=str(SMALL_MODEL), **settings), script.table, SEAL, script, notary or Notary())
+            crew: Any = script
+            engine = GuidedEngine(Settings(model=str(SMALL_MODEL), **settings), SEAL, script, crew, notary or Notary())
         with patch.object(engine_module, "prompt_tokens", lambda _, prompt: list(range(len(prompt)))):
             try:
                 return await engine.generate(request, emitted.append)
             finally:
                 assert engine.pending == 0
-                constrained = [params.extra_args["ananke"][:2] for _, params in script.asked if params.extra_args]
+                constrained = [params.extra_args["ananke"] for _, params in script.asked if params.extra_args]
                 async with asyncio.timeout(5):
                     while script.released != constrained:
                         await asyncio.sleep(0.001)
@@ -139,8 +141,8 @@ def request(*, guarantee: str = "verified", parameters: dict[str, Any] | None = 
     return GenerateRequest(request_id="r", prompt="Pair: ", sampling_parameters=given, **(constraint | values))
 
 
-def test_a_verified_output_is_sampled_until_it_passes(table: TicketTable) -> None:
-    script = Script(["[1,1]", "[3,3]", "[1,2]", "[2,1]"], table)
+def test_a_verified_output_is_sampled_until_it_passes() -> None:
+    script = Script(["[1,1]", "[3,3]", "[1,2]", "[2,1]"])
     result, emitted = answered(script, request(stream=True))
     assert [delta.text for delta in emitted] == ["[1,2]"], "buffered, and handed on in one piece"
     assert result.report.constraint_satisfied is True
@@ -156,50 +158,50 @@ def test_a_verified_output_is_sampled_until_it_passes(table: TicketTable) -> Non
     assert predicate["verification"] == {"attempts": 3, "first_seed": 11}
     assert predicate["sampling_parameters"]["seed"] == seed_of(11, 3), "which gives this output again at the first attempt"
     assert predicate["output"]["tokens"] == tokens
-    tickets = [tuple(params.extra_args["ananke"][:2]) for _, params in script.asked]
+    tickets = [tuple(params.extra_args["ananke"]) for _, params in script.asked]
     assert len({*tickets}) == 3, "a guide of its own for each attempt"
 
 
-def test_a_verified_output_that_passes_at_once_is_buffered_too(table: TicketTable) -> None:
-    result, emitted = answered(Script(["[1,2]"], table), request(stream=True))
+def test_a_verified_output_that_passes_at_once_is_buffered_too() -> None:
+    result, emitted = answered(Script(["[1,2]"]), request(stream=True))
     assert [delta.text for delta in emitted] == ["[1,2]"]
     assert result.metrics["verification"]["attempts"] == 1
     assert predicate_of(result)["sampling_parameters"]["seed"] == 11
 
 
 @pytest.mark.parametrize("bound", [1, 3])
-def test_where_no_output_passes_the_error_names_the_fault(table: TicketTable, bound: int) -> None:
-    script = Script(["[1,1]"] * 5, table)
+def test_where_no_output_passes_the_error_names_the_fault(bound: int) -> None:
+    script = Script(["[1,1]"] * 5)
     with pytest.raises(VerificationFailedError, match="unique") as failed:
         answered(script, request(), verify_attempts=bound)
     assert len(script.asked) == bound
     assert not failed.value.emitted  # type: ignore[attr-defined]
 
 
-def test_a_cut_output_is_reported_and_not_sampled_again(table: TicketTable) -> None:
-    script = Script(["[1,", "[1,2]"], table, finish_reason="length")
+def test_a_cut_output_is_reported_and_not_sampled_again() -> None:
+    script = Script(["[1,", "[1,2]"], finish_reason="length")
     result, emitted = answered(script, request())
     assert [delta.text for delta in emitted] == ["[1,"]
     assert (result.finish_reason, result.report.constraint_satisfied) == ("length", False)
     assert "cut by max_tokens" in str(result.report.unsatisfied_reason)
 
 
-def test_an_output_cut_by_a_stop_string_is_judged_where_its_mask_is_satisfied(table: TicketTable) -> None:
-    result, emitted = answered(Script(["[1,", "[1,2]"], table, stop_reason="2"), request(parameters={"stop": "2"}))
+def test_an_output_cut_by_a_stop_string_is_judged_where_its_mask_is_satisfied() -> None:
+    result, emitted = answered(Script(["[1,", "[1,2]"], stop_reason="2"), request(parameters={"stop": "2"}))
     assert (result.report.constraint_satisfied, [delta.text for delta in emitted]) == (False, ["[1,"])
-    result, emitted = answered(Script(["[1,1]", "[1,2]"], table, stop_reason="x"), request(parameters={"stop": "x"}))
+    result, emitted = answered(Script(["[1,1]", "[1,2]"], stop_reason="x"), request(parameters={"stop": "x"}))
     assert (result.report.constraint_satisfied, [delta.text for delta in emitted]) == (True, ["[1,2]"])
 
 
-def test_a_dead_end_counts_as_an_attempt_only_where_outputs_are_verified(table: TicketTable) -> None:
-    result, _ = answered(Script([Failure.DEAD_END, "[1,2]"], table), request())
+def test_a_dead_end_counts_as_an_attempt_only_where_outputs_are_verified() -> None:
+    result, _ = answered(Script([Failure.DEAD_END, "[1,2]"]), request())
     assert result.metrics["verification"]["faults"] == ["no token can follow"]
     with pytest.raises(DeadEndError):
-        answered(Script([Failure.DEAD_END, "[1,2]"], table), request(guarantee="exact"))
+        answered(Script([Failure.DEAD_END, "[1,2]"]), request(guarantee="exact"))
 
 
-def test_an_exact_output_streams_and_has_one_attempt_even_where_the_validator_objects(table: TicketTable) -> None:
-    script = Script(["[1,1]", "[1,2]"], table)
+def test_an_exact_output_streams_and_has_one_attempt_even_where_the_validator_objects() -> None:
+    script = Script(["[1,1]", "[1,2]"])
     result, emitted = answered(script, request(guarantee="exact", stream=True))
     assert len(emitted) == 2
     assert len(script.asked) == 1
@@ -208,55 +210,56 @@ def test_an_exact_output_streams_and_has_one_attempt_even_where_the_validator_ob
     assert predicate_of(result)["verification"] is None
 
 
-def test_the_deadline_bounds_all_attempts_together(table: TicketTable) -> None:
-    script = Script(["[1,1]"] * 100, table, pause=0.1)
+def test_the_deadline_bounds_all_attempts_together() -> None:
+    script = Script(["[1,1]"] * 100, pause=0.1)
     with pytest.raises(DeadlineExceededError, match=r"within 0.35 s; \d+ tokens"):
         answered(script, request(timeout=0.35), verify_attempts=100)
     assert 1 < len(script.asked) < 6
 
 
-def test_greedy_sampling_is_judged_once(table: TicketTable) -> None:
-    script = Script(["[1,1]", "[1,2]"], table)
+def test_greedy_sampling_is_judged_once() -> None:
+    script = Script(["[1,1]", "[1,2]"])
     with pytest.raises(VerificationFailedError):
         answered(script, request(parameters={"temperature": 0.0}))
     assert len(script.asked) == 1
 
 
-def test_side_by_side_constraints_are_judged_by_all_of_their_grammars(table: TicketTable) -> None:
+def test_side_by_side_constraints_are_judged_by_all_of_their_grammars() -> None:
     constraint = json.dumps({"type": "choice", "choices": ["[1,2]", "[1,1]"]})
     program = json.dumps({"all": [PAIR, "start: /\\[[12],[23]\\]/"]})
     sealed = SEAL.close(constraint, CompiledConstraint(ConstraintReport(accepted=True, kind="composite", guarantee="exact"), program))
     for text, satisfied in (("[1,2]", True), ("[3,2]", False), ("[1,1]", False)):
-        result, _ = answered(Script([text], table), request(constraint=constraint, sealed=sealed))
+        result, _ = answered(Script([text]), request(constraint=constraint, sealed=sealed))
         assert result.report.constraint_satisfied is satisfied
     assert Compiler(model_tokenizer(str(SMALL_MODEL))).satisfies_text(program, "[2,3]")
 
 
 @pytest.mark.parametrize("sealed", [None, b"0" * 64 + b'{"constraint": null, "grammar": "start: /x/"}', SEAL.close(None, UNCONSTRAINED)])
-def test_without_its_seal_a_constraint_is_compiled_here(table: TicketTable, sealed: bytes | None) -> None:
-    script = Script(["[1,1]", "[1,2]"], table)
+def test_without_its_seal_a_constraint_is_compiled_here(sealed: bytes | None) -> None:
+    script = Script(["[1,1]", "[1,2]"])
     result, emitted = answered(script, request(sealed=sealed))
     assert [delta.text for delta in emitted] == ["[1,2]"]
     assert (result.report.guarantee, result.report.constraint_satisfied) == ("verified", True)
     assert [finding.pointer for finding in result.report.relaxed] == ["/schema/uniqueItems"]
-    assert len({params.extra_args["ananke"][2] for _, params in script.asked}) == 1
+    assert len(script.programs) == 2
+    assert len({*script.programs}) == 1
 
 
-def test_an_alternative_is_judged_by_its_own_grammar(table: TicketTable) -> None:
+def test_an_alternative_is_judged_by_its_own_grammar() -> None:
     """The mask of ``any`` admits ``[1,1]`` through the relaxed schema, though neither the schema nor the regex does."""
     either = {"type": "composite", "mode": "any", "constraints": [json.loads(DISTINCT), {"type": "regex", "pattern": "none|\\[2,2\\]"}]}
     constraint = json.dumps(either)
     program = json.dumps({"any": [PAIR, "start: /none|\\[2,2\\]/"]})
     sealed = SEAL.close(constraint, CompiledConstraint(ConstraintReport(accepted=True, kind="composite", guarantee="verified"), program))
     for text in ("[2,2]", "none", "[1,3]"):
-        result, emitted = answered(Script(["[1,1]", text], table), request(constraint=constraint, sealed=sealed))
+        result, emitted = answered(Script(["[1,1]", text]), request(constraint=constraint, sealed=sealed))
         assert [delta.text for delta in emitted] == [text]
         assert result.metrics["verification"]["attempts"] == 2
 
 
-def test_an_envelope_is_signed_and_verifies(table: TicketTable) -> None:
+def test_an_envelope_is_signed_and_verifies() -> None:
     key = Key()
-    result, emitted = answered(Script(["[1,1]", "[1,2]"], table), request(parameters={"seed": 2**60}), Notary(key.signer))
+    result, emitted = answered(Script(["[1,1]", "[1,2]"]), request(parameters={"seed": 2**60}), Notary(key.signer))
     evidence = Evidence(
         output=b"[1,2]",
         prompt=b"Pair: ",
@@ -277,24 +280,24 @@ def test_an_envelope_is_signed_and_verifies(table: TicketTable) -> None:
     assert predicate.signer == key.keyid
 
 
-def test_without_a_key_the_envelope_says_that_it_is_unsigned(table: TicketTable) -> None:
-    result, _ = answered(Script(["[1,2]"], table), request())
+def test_without_a_key_the_envelope_says_that_it_is_unsigned() -> None:
+    result, _ = answered(Script(["[1,2]"]), request())
     assert Envelope.parse(result.envelope).signatures == ()
     assert predicate_of(result)["signer"] is None
     assert "provenance_log" not in result.metrics
 
 
-def test_an_output_behind_its_prompt_is_recorded_as_such(table: TicketTable) -> None:
-    result, emitted = answered(Script(["[1,2]"], table), request(exclude_input_in_output=False))
+def test_an_output_behind_its_prompt_is_recorded_as_such() -> None:
+    result, emitted = answered(Script(["[1,2]"]), request(exclude_input_in_output=False))
     assert [delta.text for delta in emitted] == ["Pair: ", "[1,2]"]
     assert predicate_of(result)["output"]["includes_prompt"] is True
     assert verify(result.envelope, Evidence(output=b"Pair: [1,2]")).failed == ()
 
 
 @pytest.mark.parametrize("logs_content", [False, True])
-def test_a_finished_request_has_its_line_in_the_log(table: TicketTable, tmp_path: Path, logs_content: bool) -> None:
+def test_a_finished_request_has_its_line_in_the_log(tmp_path: Path, logs_content: bool) -> None:
     log = ProvenanceLog(tmp_path / "log", max_bytes=1 << 20, files=1, fsync="always")
-    result, _ = answered(Script(["[1,2]"], table), request(), Notary(log=log, logs_content=logs_content))
+    result, _ = answered(Script(["[1,2]"]), request(), Notary(log=log, logs_content=logs_content))
     log.close()
     assert result.metrics["provenance_log"] == {"line": "written", "lost": 0, "error": None}
     [line] = (tmp_path / "log").read_bytes().splitlines()
@@ -305,11 +308,11 @@ def test_a_finished_request_has_its_line_in_the_log(table: TicketTable, tmp_path
     assert (b"Pair: " in line) is logs_content
 
 
-def test_a_log_that_cannot_be_written_is_told_with_the_answer(table: TicketTable, tmp_path: Path) -> None:
+def test_a_log_that_cannot_be_written_is_told_with_the_answer(tmp_path: Path) -> None:
     log = ProvenanceLog(tmp_path / "log", max_bytes=1 << 20, files=1, fsync="always")
     full = OSError(errno.ENOSPC, "No space left on device")
     with patch("ananke_server.provenance.log.os.write", side_effect=full):
-        result, emitted = answered(Script(["[1,2]"], table), request(), Notary(log=log))
+        result, emitted = answered(Script(["[1,2]"]), request(), Notary(log=log))
     assert [delta.text for delta in emitted] == ["[1,2]"]
     assert result.metrics["provenance_log"] == {"line": "lost", "lost": 1, "error": "No space left on device"}
     log.close()

@@ -6,7 +6,7 @@ import asyncio
 import os
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import aclosing, asynccontextmanager
+from contextlib import ExitStack, aclosing, asynccontextmanager
 from typing import Any
 
 from vllm import SamplingParams, TokensPrompt
@@ -25,7 +25,7 @@ from ananke_server.constraints import UNCONSTRAINED, CompiledConstraint, Compile
 from ananke_server.constraints.refusal import error_from
 from ananke_server.constraints.service import make_compiler
 from ananke_server.engine.attempts import Attempt, verification, verified_attempt
-from ananke_server.engine.guides import GuideDesk
+from ananke_server.engine.guides import GuideDesk, Hold
 from ananke_server.engine.prompt import prompt_tokens
 from ananke_server.engine.request import Delta, Emit, GenerateRequest, GenerateResult
 from ananke_server.engine.sampling import sampling_params
@@ -33,8 +33,8 @@ from ananke_server.engine.start import device_name, start_engine
 from ananke_server.engine.timeline import Timeline
 from ananke_server.engine.verdict import Judge, report_with
 from ananke_server.handover import Seal
-from ananke_server.masking.tickets import Ticket, TicketTable
-from ananke_server.masking.tokenizer import load_tokenizer
+from ananke_server.masking.crew import MaskCrew
+from ananke_server.masking.tokenizer import served_source
 from ananke_server.masking.worker import EXTRA_ARGS_KEY
 from ananke_server.provenance.identity import DigestCache, ModelIdentity
 from ananke_server.provenance.notary import Content, Notary
@@ -42,8 +42,6 @@ from ananke_server.provenance.predicate import EngineFacts, FinishedGeneration, 
 from ananke_server.provenance.signing import KEY_VARIABLE
 from ananke_server.settings import Settings
 
-# A request that has ended holds its ticket until the workers have let go of its matcher.
-TICKETS_PER_PENDING = 2
 # Threads that wait for the sandbox, or for a validator at work on a hostile schema: never those that others need.
 COMPILATIONS = 32
 JUDGEMENTS = 8
@@ -52,26 +50,25 @@ JUDGEMENTS = 8
 class GuidedEngine:
     """vLLM behind guides. Every method belongs to the event loop that ``start`` ran on."""
 
-    def __init__(self, settings: Settings, table: TicketTable, seal: Seal, llm: Any, notary: Notary) -> None:
+    def __init__(self, settings: Settings, seal: Seal, llm: Any, crew: MaskCrew, notary: Notary) -> None:
         config = llm.vllm_config
         self.settings = settings
         self.pending = 0
         """Requests taken and not yet answered."""
-        self._table = table
         self._seal = seal
         self._llm = llm
+        self._crew = crew
         self._tokenizer = llm.get_tokenizer()
         self._compiler = make_compiler(settings)
         self._compilations = ThreadPoolExecutor(COMPILATIONS, thread_name_prefix="ananke-compile")
         self._judgements = ThreadPoolExecutor(JUDGEMENTS, thread_name_prefix="ananke-judge")
-        self._judge = Judge(Compiler(load_tokenizer(config.model_config), settings.limits), self._compiler.compile)
+        self._judge = Judge(Compiler(served_source(config.model_config).load(), settings.limits), self._compiler.compile)
         self._context = int(config.model_config.max_model_len)
         self._notary = notary
         cache = DigestCache(settings.digest_cache)
         identity = ModelIdentity.of(settings.model, settings.revision, tokenizer=config.model_config.tokenizer, cache=cache)
         self._facts = EngineFacts.of(identity, config, device_name())
-        ranks = int(config.parallel_config.world_size)
-        self._desk = GuideDesk(table, ranks=ranks, sync=self._sync_workers, engine_is_dead=lambda: bool(llm.errored))
+        self._desk = GuideDesk(crew)
 
     @classmethod
     async def start(cls, settings: Settings, seal: Seal) -> GuidedEngine:
@@ -81,23 +78,30 @@ class GuidedEngine:
             SigningKeyError: the signing key cannot be used.
             LogError: the provenance log cannot be opened.
         """
-        notary = Notary.of(settings)
-        os.environ.pop(KEY_VARIABLE, None)  # which vLLM's processes would inherit
-        table = TicketTable.create(TICKETS_PER_PENDING * settings.max_pending)
-        try:
-            return cls(settings, table, seal, start_engine(settings, table), notary)
-        except BaseException:
-            table.unlink()
-            notary.close()
-            raise
+        with ExitStack() as opened:
+            notary = Notary.of(settings)
+            opened.callback(notary.close)
+            os.environ.pop(KEY_VARIABLE, None)  # which vLLM's processes would inherit
+            llm, crew = start_engine(settings)
+            opened.callback(crew.close)
+            opened.callback(llm.shutdown)
+            await crew.wait_until_up()
+            engine = cls(settings, seal, llm, crew, notary)
+            opened.pop_all()
+        return engine
+
+    @property
+    def llm(self) -> Any:
+        """vLLM itself, for what needs neither guide nor verdict."""
+        return self._llm
 
     def shutdown(self) -> None:
         """Stop vLLM's processes, and let go of the sandbox."""
         self._llm.shutdown()
+        self._crew.close()
         for threads in (self._compilations, self._judgements):
             threads.shutdown(wait=False, cancel_futures=True)
         self._compiler.close()
-        self._table.unlink()
         self._notary.close()
 
     async def generate(self, request: GenerateRequest, emit: Emit) -> GenerateResult:
@@ -140,11 +144,11 @@ class GuidedEngine:
 
         async def sample(tried: SamplingParams, number: int, pass_on: Emit) -> Attempt:
             request_id = request.request_id if number == 1 else f"{request.request_id}-{number}"
-            async with self._guide(compiled, tried) as ticket:
+            async with self._guide(compiled, tried) as hold:
                 timeline.admit()
                 last = await self._stream(request_id, prompt, tried, pass_on, timeline)
                 timeline.finish()
-                outcome = None if ticket is None else self._desk.check(ticket)
+                outcome = None if hold is None else await hold.finish()
             finished = (request.constraint, compiled, timeline.text, timeline.token_ids, last)
             verdict = await asyncio.get_running_loop().run_in_executor(self._judgements, self._judge.verdict, *finished)
             return Attempt(tried, last, outcome, verdict, first_seed=params.seed)
@@ -186,13 +190,13 @@ class GuidedEngine:
         return compiled
 
     @asynccontextmanager
-    async def _guide(self, compiled: CompiledConstraint, params: SamplingParams) -> AsyncIterator[Ticket | None]:
+    async def _guide(self, compiled: CompiledConstraint, params: SamplingParams) -> AsyncIterator[Hold | None]:
         if compiled.grammar is None:
             yield None
             return
-        async with self._desk.guide(compiled.grammar) as ticket:
-            params.extra_args = {EXTRA_ARGS_KEY: [ticket.index, ticket.generation, compiled.grammar]}
-            yield ticket
+        async with self._desk.guide(compiled.grammar) as hold:
+            params.extra_args = {EXTRA_ARGS_KEY: list(hold.ticket)}
+            yield hold
 
     async def _stream(self, request_id: str, prompt: list[int], params: SamplingParams, emit: Emit, timeline: Timeline) -> CompletionOutput:
         """Generate to the end; returns vLLM's last output."""
@@ -206,9 +210,6 @@ class GuidedEngine:
                 emit(delta)
         assert output is not None
         return output
-
-    async def _sync_workers(self, prepare: list[list[Any]], release: list[list[int]]) -> object:
-        return await self._llm.collective_rpc("ananke_sync", args=(prepare, release))
 
     def _translate(self, fault: Exception) -> AnankeError:
         if isinstance(fault, VLLMValidationError):

@@ -1,110 +1,102 @@
-"""Guides, seen from the model process: a request enters the engine once its matcher is ready in every worker."""
+"""Guides, seen from the engine's event loop: a request enters the engine once its matcher is ready."""
 
 from __future__ import annotations
 
-import asyncio
-import logging
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections import Counter, OrderedDict
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any
+from dataclasses import dataclass, field
 
-from ananke_client.errors import AnankeError, ConstraintTooLargeError, DeadEndError, EngineUnavailableError, InternalError, OverloadedError
-from ananke_server.masking.tickets import Failure, Outcome, Ticket, TicketOffice, TicketTable
+from ananke_client.errors import AnankeError, ConstraintTooLargeError, DeadEndError, EngineUnavailableError, InternalError
+from ananke_server.masking.crew import CrewDeadError, MaskCrew
+from ananke_server.masking.tickets import Failure, Outcome, Ticket
 
-logger = logging.getLogger(__name__)
-
-FIRST_POLL = 0.0005
-LONGEST_POLL = 0.01
-
-Sync = Callable[[list[list[Any]], list[list[int]]], Coroutine[Any, Any, object]]
-"""Sends orders to prepare and tickets to release to every worker."""
+REMEMBERED_PROGRAMS = 4096
 
 
-class GuideDesk:
-    """Opens tickets, has the workers prepare their matchers, and closes them. Lives on one event loop."""
+@dataclass(slots=True)
+class Hold:
+    """A request's hold on its guide."""
 
-    def __init__(self, table: TicketTable, *, ranks: int, sync: Sync, engine_is_dead: Callable[[], bool]) -> None:
-        self._office = TicketOffice(table)
-        self._table = table
-        self._ranks = ranks
-        self._sync = sync
-        self._engine_is_dead = engine_is_dead
-        self._prepare: list[list[Any]] = []
-        self._release: list[Ticket] = []
-        self._lost: set[Ticket] = set()
-        self._flusher: asyncio.Task[None] | None = None
+    ticket: Ticket
+    crew: MaskCrew
+    released: bool = False
 
-    @asynccontextmanager
-    async def guide(self, grammar: str) -> AsyncIterator[Ticket]:
-        """A ticket whose matcher is ready everywhere; it is released at the end, also of a request that failed.
+    async def finish(self) -> Outcome:
+        """Let go of the guide, the request having ended; returns what was counted of its masks.
 
         Raises:
-            OverloadedError: no ticket is free.
-            EngineUnavailableError: the engine died while the matcher was being made.
-            AnankeError: the matcher could not be made.
+            EngineUnavailableError: the mask processes have ended.
+            AnankeError: the matcher failed on the way.
         """
-        ticket = self._office.take()
-        if ticket is None:
-            raise OverloadedError("too many constrained requests are in the engine; try again later")
+        self.released = True
         try:
-            self._prepare.append([ticket.index, ticket.generation, grammar])
-            self._flush()
-            await self._wait_until_ready(ticket)
-            self.check(ticket)
-            yield ticket
-        finally:
-            self._lost.discard(ticket)
-            self._release.append(ticket)
-            self._flush()
-
-    def check(self, ticket: Ticket) -> Outcome:
-        """What the workers wrote of a ticket.
-
-        Raises:
-            AnankeError: its matcher failed.
-        """
-        outcome = self._table.outcome(ticket)
-        if (error := _error_of(outcome)) is not None:
+            outcome = await self.crew.release(self.ticket)
+        except CrewDeadError:
+            raise _crew_is_dead() from None
+        if (error := _error_of(outcome.failure, outcome.message)) is not None:
             raise error
         return outcome
 
-    async def _wait_until_ready(self, ticket: Ticket) -> None:
-        pause = FIRST_POLL
-        while self._table.ready_ranks(ticket) < self._ranks:
-            if self._engine_is_dead():
-                raise EngineUnavailableError("the engine died while the constraint was being prepared")
-            if ticket in self._lost:
-                raise EngineUnavailableError("the workers did not take the constraint; try again")
-            await asyncio.sleep(pause)
-            pause = min(2 * pause, LONGEST_POLL)
 
-    def _flush(self) -> None:
-        if self._flusher is None or self._flusher.done():
-            self._flusher = asyncio.get_running_loop().create_task(self._send())
+@dataclass
+class GuideDesk:
+    """Gives tickets to constrained requests, each to the mask process that has least to do. Lives on one event loop."""
 
-    async def _send(self) -> None:
-        # One call at a time, so that under load each carries the orders of many requests.
-        while self._prepare or self._release:
-            prepare, self._prepare = self._prepare, []
-            release, self._release = self._release, []
-            try:
-                await self._sync(prepare, [[ticket.index, ticket.generation] for ticket in release])
-            except Exception:
-                self._lost.update(Ticket(index, generation) for index, generation, _ in prepare)
-                if not self._engine_is_dead():
-                    logger.exception("the workers did not take %d orders and %d releases", len(prepare), len(release))
-            finally:
-                for ticket in release:
-                    self._office.give_back(ticket)
+    crew: MaskCrew
+    _loads: Counter[int] = field(default_factory=Counter)
+    _acquainted: OrderedDict[int, list[int]] = field(default_factory=OrderedDict)
+    """By a program's hash the mask processes that have seen it, and so have it compiled."""
+    _numbers: int = 0
+
+    @asynccontextmanager
+    async def guide(self, program: str) -> AsyncIterator[Hold]:
+        """A hold on a guide that is ready; it is let go at the end, also of a request that failed.
+
+        Raises:
+            EngineUnavailableError: the mask processes have ended.
+            AnankeError: the matcher could not be made.
+        """
+        self._numbers += 1
+        hold = Hold(Ticket(self._numbers, self._owner_for(program)), self.crew)
+        owner = hold.ticket.owner
+        self._loads[owner] += 1
+        try:
+            failure, message = await self.crew.prepare(hold.ticket, program)
+            if (error := _error_of(failure, message)) is not None:
+                raise error
+            yield hold
+        except CrewDeadError:
+            raise _crew_is_dead() from None
+        finally:
+            self._loads[owner] -= 1
+            if not hold.released:
+                self.crew.release(hold.ticket)
+
+    def _owner_for(self, program: str) -> int:
+        """The least loaded mask process, of several one that knows the program."""
+        key = hash(program)
+        known = self._acquainted.setdefault(key, [])
+        self._acquainted.move_to_end(key)
+        if len(self._acquainted) > REMEMBERED_PROGRAMS:
+            self._acquainted.popitem(last=False)
+        owner = min(range(self.crew.processes), key=lambda process: (self._loads[process], process not in known))
+        if owner not in known:
+            known.append(owner)
+        return owner
 
 
-def _error_of(outcome: Outcome) -> AnankeError | None:
-    match outcome.failure:
+def _crew_is_dead() -> EngineUnavailableError:
+    return EngineUnavailableError("the processes that fill masks have ended")
+
+
+def _error_of(failure: Failure, message: str) -> AnankeError | None:
+    match failure:
         case Failure.NONE:
             return None
         case Failure.DEAD_END:
-            return DeadEndError(outcome.message)
+            return DeadEndError(message)
         case Failure.TOO_COMPLEX:
-            return ConstraintTooLargeError(outcome.message)
-        case Failure.INTERNAL:
-            return InternalError(f"the matcher failed: {outcome.message}")
+            return ConstraintTooLargeError(message)
+        case _:
+            return InternalError(f"the matcher failed: {message}")

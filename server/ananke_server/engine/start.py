@@ -6,8 +6,9 @@ import logging
 import os
 from typing import Any
 
-from ananke_server.masking.tickets import TicketTable
-from ananke_server.masking.worker import LEXER_STATES_VARIABLE, TICKETS_VARIABLE
+from ananke_server.masking.board import ADDRESS_VARIABLE
+from ananke_server.masking.crew import MaskCrew
+from ananke_server.masking.tokenizer import served_source
 from ananke_server.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -15,14 +16,30 @@ logger = logging.getLogger(__name__)
 _PROCESSORS = {"v1": "ananke_server.masking.vllm_v1:LlguidanceV1", "v2": "ananke_server.masking.vllm_v2:LlguidanceV2"}
 
 
-def start_engine(settings: Settings, table: TicketTable) -> Any:
-    """A running ``AsyncLLM``. Call it on the event loop that will use it; takes tens of seconds."""
-    runner = _prepare_environment(settings, table)
+def start_engine(settings: Settings) -> tuple[Any, MaskCrew]:
+    """A running ``AsyncLLM``, and the mask processes that it masks with, which have to be closed after it.
+
+    Call it on the event loop that will use them; takes tens of seconds.
+    """
+    runner = _prepare_environment(settings)
     from vllm import AsyncEngineArgs
     from vllm.v1.engine.async_llm import AsyncLLM
 
-    arguments = AsyncEngineArgs(**engine_arguments(settings, runner))
-    return AsyncLLM.from_engine_args(arguments)
+    config = AsyncEngineArgs(**engine_arguments(settings, runner)).create_engine_config()
+    source = served_source(config.model_config)
+    crew = MaskCrew.start(
+        source,
+        source.load(),
+        rows=config.scheduler_config.max_num_seqs,
+        processes=settings.mask_processes,
+        lexer_states=settings.limits.lexer_states,
+    )
+    try:
+        os.environ[ADDRESS_VARIABLE] = crew.address
+        return AsyncLLM.from_vllm_config(config, disable_log_stats=True), crew
+    except BaseException:
+        crew.close()
+        raise
 
 
 def engine_arguments(settings: Settings, runner: str) -> dict[str, Any]:
@@ -40,8 +57,6 @@ def engine_arguments(settings: Settings, runner: str) -> dict[str, Any]:
         "load_format": settings.load_format,
         "logits_processors": [_PROCESSORS[runner]],
         "worker_extension_cls": "ananke_server.masking.worker.WorkerExtension",
-        "enable_log_requests": False,
-        "disable_log_stats": True,
         "trust_remote_code": False,
     } | settings.engine_args
 
@@ -65,10 +80,8 @@ def device_name() -> str:
     return "cpu" if on_cpu() else str(current_platform.get_device_name())
 
 
-def _prepare_environment(settings: Settings, table: TicketTable) -> str:
+def _prepare_environment(settings: Settings) -> str:
     """Set what vLLM and its workers read from the environment; returns the model runner."""
-    os.environ[TICKETS_VARIABLE] = str(table.path)
-    os.environ[LEXER_STATES_VARIABLE] = str(settings.limits.lexer_states)
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
     os.environ.setdefault("VLLM_WORKER_MULTIPROC_METHOD", "spawn")
     os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", str(settings.cpu_kv_cache_gib))

@@ -73,10 +73,5 @@ class Timeline:
             "time_per_output_token_ms": round(decoding / (tokens - 1), 3) if tokens > 1 else None,
         }
         if outcome is not None and outcome.steps:
-            metrics["mask"] = {
-                "steps": outcome.steps,
-                "resumed": outcome.resumed,
-                "batch_wait_us_mean": round(outcome.wait_ns / outcome.steps / 1000, 1),
-                "batch_wait_us_max": round(outcome.longest_wait_ns / 1000, 1),
-            }
+            metrics["mask"] = {name: value for name, value in outcome._asdict().items() if name not in ("failure", "message")}
         return metrics

@@ -1,131 +1,94 @@
-"""Guides: what masks one request each, made ready in the background and held by the ticket of their request."""
+"""Guides: what masks one request each, made ready ahead of it and kept until it has ended."""
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+import time
+from dataclasses import dataclass, field
 
-from llguidance import LLTokenizer
-
-from ananke_server.masking.matchers import MAX_LEXER_STATES, MatcherPool
+from ananke_server.masking.matchers import MatcherPool
 from ananke_server.masking.program_matcher import ProgramMatcher
-from ananke_server.masking.tickets import Ticket, TicketTable
+from ananke_server.masking.tickets import Failure, MaskRecord
 
 
 @dataclass(slots=True)
 class Guide:
-    """What masks one request: its matcher, and how many of its output tokens the matcher has consumed.
+    """What masks one request: its matcher, the output tokens that it has consumed, and what was counted.
 
-    A guide without a matcher has failed: its mask admits EOS alone, and its ticket says why.
+    A guide without a matcher has failed: its mask admits EOS alone, and its record says why.
     """
 
-    ticket: Ticket
+    program: str
     matcher: ProgramMatcher | None
-    consumed: int = 0
-    output: Sequence[int] = ()
-    """The engine's own list of the request's output tokens, where it keeps one on the host."""
-    taken: bool = False
-    released: bool = False
+    output: list[int] = field(default_factory=list)
+    placement: int = 0
+    record: MaskRecord = field(default_factory=MaskRecord)
 
-    def rewind(self) -> None:
-        """Back to the program's start. Costs about 6 us a leaf."""
-        self.consumed = 0
-        if self.matcher is not None:
-            self.matcher.rewind()
+    @classmethod
+    def of(cls, pool: MatcherPool, program: str) -> Guide:
+        """A guide at its program's start. Costs 10 us where the pool has its grammars, and otherwise what compiling them costs."""
+        guide = cls(program, ProgramMatcher.of(pool, program))
+        guide._note_failure()
+        return guide
 
+    def place(self, placement: int) -> None:
+        """Note which of its request's stays in the batch a mask is for: there are several where it was preempted."""
+        if placement != self.placement:
+            self.record.resumed += bool(self.placement and self.output)
+            self.placement = placement
 
-class GuideStore:
-    """A worker's guides by ticket: prepared in the background, before their requests reach the engine.
+    def fill(self, length: int, newest: int, address: int, words: int) -> bool:
+        """Consume what was sampled since the last mask, and write the next one, ``[words]`` int32 at an address.
 
-    ``prepare`` may compile for seconds and never holds up the engine's steps; ``take`` and ``release`` are called
-    between steps, from the thread that runs them.
-    """
+        Args:
+            length: of the output. It is shorter than before where tokens were discarded with a preemption.
+            newest: the output's last token.
 
-    def __init__(
-        self,
-        tokenizer: LLTokenizer,
-        table: TicketTable,
-        *,
-        rank: int = 0,
-        counts: bool = True,
-        threads: int = 2,
-        lexer_states: int = MAX_LEXER_STATES,
-    ) -> None:
-        """``counts``: whether this rank is the one that counts steps; failures are every rank's to report."""
-        self.tokenizer = tokenizer
-        self.table = table
-        self.counts = counts
-        self._rank = rank
-        self._pool = MatcherPool(tokenizer, lexer_states=lexer_states)
-        self._guides: dict[Ticket, Guide] = {}
-        self._preparing: set[Ticket] = set()
-        self._lock = threading.Lock()
-        self._compilers = ThreadPoolExecutor(threads, thread_name_prefix="ananke-compile")
-
-    def prepare(self, ticket: Ticket, program: str) -> None:
-        """Begin to make a guide; returns at once. The ticket says when it is ready."""
-        with self._lock:
-            self._preparing.add(ticket)
-        self._compilers.submit(self._prepare, ticket, program)
-
-    def take(self, ticket: Ticket, program: str) -> Guide:
-        """The ticket's guide, at its program's start; made on the spot if it was never prepared.
-
-        A request that is resumed after preemption takes its guide again.
+        Returns:
+            Whether there is a mask; without one the guide has failed.
         """
-        with self._lock:
-            guide = self._guides.get(ticket)
-            if guide is None:
-                self._preparing.discard(ticket)
-        if guide is None:
-            guide = self._make(ticket, program)
-            with self._lock:
-                self._guides[ticket] = guide
-        if guide.taken and self.counts:
-            self.table.count_resumption(ticket)
-        guide.taken = True
-        guide.rewind()
-        return guide
+        begun = time.perf_counter_ns()
+        self._follow(length, newest)
+        if self.matcher is not None:
+            self.matcher.fill(address, words)
+            if self.matcher.is_error():
+                self._renew(address, words)
+        self.record.mask_ns.append(time.perf_counter_ns() - begun)
+        return self.matcher is not None
 
-    def release(self, ticket: Ticket) -> None:
-        """Let go of a ticket's guide, once its request has ended; a batch that still holds it admits EOS alone by it."""
-        with self._lock:
-            self._preparing.discard(ticket)
-            guide = self._guides.pop(ticket, None)
-        if guide is not None:
-            self._retire(guide)
+    def _follow(self, length: int, newest: int) -> None:
+        if length == len(self.output):
+            return
+        if length < len(self.output):
+            del self.output[length:]
+            if self.matcher is not None:
+                self._replay()
+        elif length == len(self.output) + 1:
+            self.output.append(newest)
+            if self.matcher is not None:
+                self.matcher.consume_tokens((newest,))
+        else:
+            self._fail(Failure.INTERNAL, f"{length - len(self.output)} tokens were sampled since the last mask")
 
-    def fail(self, guide: Guide) -> None:
-        """Take a guide whose matcher has failed out of use, and say so in its ticket."""
-        assert guide.matcher is not None
-        failure = guide.matcher.failure()
-        assert failure is not None
-        self.table.fail(guide.ticket, *failure)
-        guide.matcher.give_back()
-        guide.matcher = None
+    def _renew(self, address: int, words: int) -> None:
+        """A lexer full of states that other requests have learned is no reason to fail: once more, with a new one."""
+        assert self.matcher is not None
+        failure = self.matcher.failure()
+        if failure is not None and failure[0] is Failure.TOO_COMPLEX and self.matcher.retire():
+            self.matcher = ProgramMatcher.of(self.matcher.pool, self.program)
+            self._replay()
+            self.matcher.fill(address, words)
+        self._note_failure()
 
-    def _prepare(self, ticket: Ticket, program: str) -> None:
-        try:
-            guide = self._make(ticket, program)
-            with self._lock:
-                wanted = ticket in self._preparing
-                self._preparing.discard(ticket)
-                if wanted:
-                    self._guides[ticket] = guide
-            if not wanted:
-                self._retire(guide)
-        finally:
-            self.table.mark_ready(ticket, self._rank)
+    def _replay(self) -> None:
+        assert self.matcher is not None
+        self.matcher.rewind()
+        if self.output:
+            self.matcher.consume_tokens(self.output)
 
-    def _make(self, ticket: Ticket, program: str) -> Guide:
-        guide = Guide(ticket, ProgramMatcher.of(self._pool, program))
-        if guide.matcher is not None and guide.matcher.failure() is not None:
-            self.fail(guide)
-        return guide
+    def _note_failure(self) -> None:
+        if self.matcher is not None and (failure := self.matcher.failure()) is not None:
+            self._fail(*failure)
 
-    def _retire(self, guide: Guide) -> None:
-        matcher, guide.matcher, guide.released = guide.matcher, None, True
-        if matcher is not None:
-            matcher.give_back()
+    def _fail(self, failure: Failure, message: str) -> None:
+        self.record.fail(failure, message)
+        self.matcher = None

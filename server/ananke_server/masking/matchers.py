@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
+import mmap
 import threading
 from collections import OrderedDict
-from dataclasses import dataclass, field
+from pathlib import Path
 
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer
 
@@ -13,7 +15,9 @@ from ananke_server.masking.tickets import Failure
 
 # llguidance allows 250,000 lexer states by default, up to 500 MB a matcher.
 MAX_LEXER_STATES = 50_000
-POOLED_MATCHERS = 256
+POOLED_GRAMMARS = 256
+POOL_BYTES = 1 << 30
+_TAKES_BETWEEN_CHECKS = 16
 
 
 def new_matcher(tokenizer: LLTokenizer, grammar: str, lexer_states: int = MAX_LEXER_STATES) -> LLMatcher:
@@ -47,44 +51,82 @@ def failure_of(matcher: LLMatcher) -> tuple[Failure, str]:
     return Failure.INTERNAL, message
 
 
-@dataclass(slots=True)
 class MatcherPool:
-    """Idle matchers by grammar, least recently used first out. A reset matcher keeps the lexer states it has learned."""
+    """Matchers by grammar, least recently used first out.
 
-    tokenizer: LLTokenizer
-    capacity: int = POOLED_MATCHERS
-    lexer_states: int = MAX_LEXER_STATES
-    _idle: OrderedDict[str, list[LLMatcher]] = field(default_factory=OrderedDict)
-    _count: int = 0
-    _lock: threading.Lock = field(default_factory=threading.Lock)
+    All matchers of a grammar are copies of one that is kept, and share the lexer states that any of them has learned.
+    A lexer has a lock, so whatever fills several masks at once has a pool for each thread.
+    """
 
-    def take(self, key: str, grammar: str) -> LLMatcher:
-        """A matcher at its grammar's start: an idle one, or a new one. It may be in its error state."""
-        with self._lock:
-            idle = self._idle.get(key)
-            if idle:
-                self._count -= 1
-                self._idle.move_to_end(key)
-                matcher = idle.pop()
-                if not idle:
-                    del self._idle[key]
-                return matcher
-        return new_matcher(self.tokenizer, grammar, self.lexer_states)
+    def __init__(
+        self,
+        tokenizer: LLTokenizer,
+        *,
+        capacity: int = POOLED_GRAMMARS,
+        max_bytes: int = POOL_BYTES,
+        lexer_states: int = MAX_LEXER_STATES,
+    ) -> None:
+        """``max_bytes``: of the process's memory beyond what it has now, as far as the pool's grammars may be to blame."""
+        self.tokenizer = tokenizer
+        self._capacity = capacity
+        self._lexer_states = lexer_states
+        self._max_rss = _resident_bytes() + max_bytes
+        self._kept: OrderedDict[str, LLMatcher] = OrderedDict()
+        self._served: set[str] = set()
+        self._taken = 0
+        self._lock = threading.Lock()
 
-    def give_back(self, key: str, matcher: LLMatcher) -> None:
-        """Keep a matcher for the next request of its grammar; one in its error state never leaves it and is dropped."""
-        if matcher.is_error() or not matcher.reset():
-            return
-        with self._lock:
-            self._idle.setdefault(key, []).append(matcher)
-            self._idle.move_to_end(key)
-            self._count += 1
-            if self._count > self.capacity:
-                oldest, idle = next(iter(self._idle.items()))
-                idle.pop()
-                self._count -= 1
-                if not idle:
-                    del self._idle[oldest]
+    def __contains__(self, key: str) -> bool:
+        return key in self._kept
 
     def __len__(self) -> int:
-        return self._count
+        return len(self._kept)
+
+    def take(self, key: str, grammar: str) -> LLMatcher:
+        """A matcher at its grammar's start. It may be in its error state.
+
+        Costs 10 us where the grammar is in the pool, and otherwise what compiling and a first mask cost, outside the GIL.
+        """
+        with self._lock:
+            if (kept := self._kept.get(key)) is not None:
+                self._kept.move_to_end(key)
+                self._served.add(key)
+                return kept.deep_copy()
+        made = new_matcher(self.tokenizer, grammar, self._lexer_states)
+        if made.is_error():
+            return made
+        # The first mask is needed as soon as the prompt is read: its lexer states are learned ahead, for all copies.
+        made.deep_copy().compute_bitmask()
+        with self._lock:
+            self._kept[key] = made
+            self._served.discard(key)
+            while len(self._kept) > self._capacity:
+                self._drop_oldest()
+            self._taken += 1
+            if self._taken % _TAKES_BETWEEN_CHECKS == 0:
+                self._bound_memory()
+            return made.deep_copy()
+
+    def retire(self, key: str) -> bool:
+        """Let a grammar go, its learned states too; the matchers out there live on. Returns whether others had used them before."""
+        with self._lock:
+            self._kept.pop(key, None)
+            worn = key in self._served
+            self._served.discard(key)
+            return worn
+
+    def _drop_oldest(self) -> None:
+        key, _ = self._kept.popitem(last=False)
+        self._served.discard(key)
+
+    def _bound_memory(self) -> None:
+        if _resident_bytes() <= self._max_rss:
+            return
+        for _ in range((len(self._kept) + 1) // 2):
+            self._drop_oldest()
+        # The allocator would keep what was freed, and the next check would find no less.
+        ctypes.CDLL(None).malloc_trim(0)
+
+
+def _resident_bytes() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * mmap.PAGESIZE

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -69,9 +70,20 @@ class ProgramMatcher:
     def of(cls, pool: MatcherPool, text: str) -> ProgramMatcher:
         """The program of a text, its leaves taken from the pool. One whose grammar has faults comes in its error state."""
         program = from_text(text)
-        leaves = list(_leaves(pool, program, intersected=False, optional=False))
+        leaves = [LeafMatcher(key, grammar, pool.take(key, grammar), optional) for key, grammar, optional in _leaves(program)]
         faulty = next((leaf for leaf in leaves if leaf.matcher.is_error()), None)
         return cls(pool, program, leaves, frozenset(pool.tokenizer.eos_tokens), faulty)
+
+    def fill(self, address: int, words: int) -> None:
+        """Write the tokens that may follow to ``[words]`` int32 at an address; EOS alone in the error state, which it may lead into."""
+        if isinstance(self.program, Leaf):
+            self.leaves[0].matcher.unsafe_compute_mask_ptr(address, 4 * words)
+            return
+        masks = np.zeros((len(self.leaves), words), dtype=np.int32)
+        for leaf, mask in zip(self.leaves, masks, strict=True):
+            if not leaf.left_behind:
+                leaf.matcher.unsafe_compute_mask_ptr(mask.ctypes.data, mask.nbytes)
+        self.combine(masks, np.ctypeslib.as_array((ctypes.c_int32 * words).from_address(address)))
 
     def combine(self, masks: NDArray[np.int32], target: NDArray[np.int32]) -> None:
         """Write the program's mask into ``target``. One that allows nothing leads into the error state.
@@ -91,6 +103,8 @@ class ProgramMatcher:
         for leaf in self.leaves:
             if leaf.optional:
                 leaf.follow(tokens, self._ends)
+            elif len(tokens) == 1:
+                leaf.matcher.consume_token(tokens[0])
             else:
                 leaf.matcher.consume_tokens(list(tokens))
         return not self.is_error()
@@ -141,10 +155,10 @@ class ProgramMatcher:
             if leaf.matcher.is_error() or not leaf.matcher.reset():
                 leaf.matcher = self.pool.take(leaf.key, leaf.grammar)
 
-    def give_back(self) -> None:
-        """Return the leaves' matchers to the pool; the program is not used again."""
-        for leaf in self.leaves:
-            self.pool.give_back(leaf.key, leaf.matcher)
+    def retire(self) -> bool:
+        """Have the pool compile the leaves' grammars anew for whoever comes next; returns whether one had been used before."""
+        worn = [self.pool.retire(leaf.key) for leaf in self.leaves]
+        return any(worn)
 
     def _failed_leaf(self) -> LeafMatcher | None:
         """A leaf to blame for the error state: a single one, a faulty one, one too complex, but none that others were to outlast."""
@@ -175,20 +189,25 @@ def unforced(grammar: str) -> str:
     return json.dumps(content)
 
 
+def is_pooled(pool: MatcherPool, text: str) -> bool:
+    """Whether a program's matchers can be had at once."""
+    return all(key in pool for key, _, _ in _leaves(from_text(text)))
+
+
 def _is_alive(leaf: LeafMatcher) -> bool:
     return leaf.alive
 
 
-def _leaves(pool: MatcherPool, program: Program, *, intersected: bool, optional: bool) -> Iterator[LeafMatcher]:
+def _leaves(program: Program, *, intersected: bool = False, optional: bool = False) -> Iterator[tuple[str, str, bool]]:
+    """Of each leaf its grammar's key, the grammar, and whether an ``any`` is above it."""
     if isinstance(program, Leaf):
         grammar = unforced(program.grammar) if intersected else program.grammar
-        key = grammar_key(grammar)
-        yield LeafMatcher(key, grammar, pool.take(key, grammar), optional)
+        yield grammar_key(grammar), grammar, optional
         return
     intersected = intersected or program.mode == "all"
     optional = optional or program.mode == "any"
     for part in program.parts:
-        yield from _leaves(pool, part, intersected=intersected, optional=optional)
+        yield from _leaves(part, intersected=intersected, optional=optional)
 
 
 def _fold(program: Program, leaves: Iterator[T], all_of: Callable[[list[T]], T], any_of: Callable[[list[T]], T]) -> T:

@@ -1,27 +1,18 @@
-"""Stage times: where the time of a masked step goes, kept where an environment variable asks for it.
-
-``gpu_idle`` is what a step really waited for its masks: the time between the end of the forward pass on the GPU and the
-moment the masks were ready on the host.
-"""
+"""Stage times: where the time of the engine's thread goes in a masked step, kept where an environment variable asks for it."""
 
 from __future__ import annotations
 
 import os
 import time
 from collections import defaultdict, deque
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
-
-if TYPE_CHECKING:
-    import torch
 
 STAGE_TIMES_VARIABLE = "ANANKE_STAGE_TIMES"
 """The environment variable that turns stage times on in the workers; any text will do."""
 
 KEPT = 50_000
-SETTLED = 16
 
 
 class StageTimes:
@@ -31,8 +22,6 @@ class StageTimes:
         self._on = on
         self._stages: dict[str, deque[int]] = defaultdict(lambda: deque(maxlen=KEPT))
         self._last = 0
-        self._gaps: deque[tuple[torch.cuda.Event, torch.cuda.Event]] = deque()
-        self._forward_end: torch.cuda.Event | None = None
 
     @classmethod
     def from_environment(cls) -> StageTimes:
@@ -51,38 +40,11 @@ class StageTimes:
             self._stages[stage].append(now - self._last)
             self._last = now
 
-    def mark_forward(self) -> None:
-        """Note on the GPU's stream where the forward pass ends, which has been queued."""
-        if self._on:
-            self._forward_end = _recorded()
-
-    def mark_masks(self) -> None:
-        """Note on the GPU's stream that the masks are ready on the host."""
-        if self._on and self._forward_end is not None:
-            self._gaps.append((self._forward_end, _recorded()))
-            if len(self._gaps) > SETTLED:
-                self._settle()
-
     def take(self) -> dict[str, dict[str, float]]:
         """For each stage the count, and in microseconds the sum, mean, median and 99th percentile; all are cleared."""
-        while self._gaps:
-            self._settle()
         summary = {stage: _summary(np.asarray(times) / 1e3) for stage, times in self._stages.items()}
         self._stages.clear()
         return summary
-
-    def _settle(self) -> None:
-        start, end = self._gaps.popleft()
-        end.synchronize()
-        self._stages["gpu_idle"].append(int(start.elapsed_time(end) * 1e6))
-
-
-def _recorded() -> torch.cuda.Event:
-    import torch
-
-    event = torch.cuda.Event(enable_timing=True)
-    event.record()
-    return event
 
 
 def _summary(times: NDArray[np.float64]) -> dict[str, float]:

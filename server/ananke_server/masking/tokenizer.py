@@ -18,14 +18,11 @@ SLICES = [r"[\x20\x0A\x0D\x09]+", *(f"{_IN_STRING}{{1,{length}}}" for length in 
 too, the masks of bounded strings take 0.7 of the time in the mean and 0.6 at the 99th percentile (151,646 tokens, one core)."""
 
 
-def load_tokenizer(model_config: ModelConfig) -> LLTokenizer:
-    """The tokenizer of a model as vLLM is configured to load it, with all the tokens that end its output as EOS.
-
-    Costs about half a second for 50,000 tokens; cached.
-    """
+def served_source(model_config: ModelConfig) -> TokenizerSource:
+    """The tokenizer of a model as vLLM is configured to load it, with all the tokens that end its output as EOS."""
     generation = model_config.try_get_generation_config() or {}
     ends = _as_tuple(generation.get("eos_token_id")) + _as_tuple(getattr(model_config.hf_config, "eos_token_id", None))
-    return model_tokenizer(model_config.tokenizer, model_config.tokenizer_revision, ends)
+    return tokenizer_source(model_config.tokenizer, model_config.tokenizer_revision, ends)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +39,7 @@ class TokenizerSource:
         return LLTokenizer(self.text, eos_token=list(self.ends), slices=SLICES)
 
 
+@lru_cache(maxsize=2)
 def tokenizer_source(name: str, revision: str | None = None, eos_tokens: tuple[int, ...] = ()) -> TokenizerSource:
     """The tokenizer of a folder or hub name, with EOS tokens beside its own. Imports transformers, which takes seconds.
 

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+import numpy as np
 from vllm.v1.sample.logits_processor.interface import BatchUpdate, LogitsProcessor, MoveDirectionality
 
-from ananke_server.masking.batch import GuidedBatch, RowRequest
-from ananke_server.masking.bitmask import BitmaskBuffer
-from ananke_server.masking.guides import Guide
-from ananke_server.masking.worker import GuideOrder, make_batch, take_guide
+from ananke_server.masking.gate import HostGate, MasksLostError
+from ananke_server.masking.worker import make_placements, stages, ticket_of
 
 if TYPE_CHECKING:
     import torch
@@ -25,12 +24,15 @@ class LlguidanceV1(LogitsProcessor):
     """Masks the rows of constrained requests; a slot is a row of vLLM's persistent batch."""
 
     def __init__(self, vllm_config: VllmConfig, device: torch.device, is_pin_memory: bool) -> None:
-        self._batch: GuidedBatch = make_batch(vllm_config)
-        self._bitmask = BitmaskBuffer(vllm_config.scheduler_config.max_num_seqs, self._batch.words, device)
+        self._placements = make_placements(vllm_config)
+        self._board = self._placements.board
+        self._gate = HostGate(self._board)
+        self._outputs: dict[int, Sequence[int]] = {}
+        self._step = 0
 
     @classmethod
     def validate_params(cls, sampling_params: SamplingParams) -> None:
-        GuideOrder.of(sampling_params)
+        ticket_of(sampling_params)
 
     def is_argmax_invariant(self) -> bool:
         return False
@@ -39,39 +41,48 @@ class LlguidanceV1(LogitsProcessor):
         """Follow the persistent batch: requests that left, joined, moved or changed places, in this order."""
         if batch_update is None:
             return
+        placements, outputs = self._placements, self._outputs
         for row in batch_update.removed:
-            self._batch.remove(row)
+            placements.remove(row)
         for row, params, _prompt, output in batch_update.added:
-            self._batch.remove(row)
-            if (order := GuideOrder.of(params)) is not None:
-                # A request resumed after preemption comes with output; its guide starts over and consumes it again.
-                guide = take_guide(self._batch, order)
-                guide.output = output
-                self._batch.place(row, guide)
+            placements.remove(row)
+            if (ticket := ticket_of(params)) is not None:
+                placements.place(row, ticket)
+                outputs[row] = output
         for source, target, direction in batch_update.moved:
+            moved = outputs.pop(source, ())
             if direction is MoveDirectionality.SWAP:
-                self._batch.swap(source, target)
+                placements.swap(source, target)
+                outputs[source] = outputs.get(target, ())
             else:
-                self._batch.move(source, target)
+                placements.move(source, target)
+            outputs[target] = moved
 
     def apply(self, logits: torch.Tensor) -> torch.Tensor:
-        """Consume what the last step sampled, fill this step's masks and apply them, in place."""
-        if not self._batch.slots:
+        """Have this step's masks filled and apply them, in place.
+
+        Raises:
+            MasksLostError: nobody fills masks any more.
+        """
+        if not self._placements:
             return logits
-        stages = self._batch.stages
+        if self._board.is_dead:
+            raise MasksLostError("the mask processes have ended")
         stages.begin()
-        rows = [row for row in sorted(self._batch.slots) if row < logits.shape[0]]
-        requests = [RowRequest(row, row, _new_tokens(self._batch.slots[row])) for row in rows]
-        bitmask = self._bitmask.next()
-        stages.lap("gather")
-        self._bitmask.apply(logits, self._batch.fill(requests, bitmask))
+        self._step += 1
+        slots = self._placements.slots()
+        for slot in slots.tolist():
+            known = _known(self._outputs[slot])
+            self._board.lengths[slot], self._board.tokens[slot] = len(known), known[-1] if known else 0
+        self._board.arrived[0] = self._step
+        asked = self._placements.ask(self._step, np.arange(logits.shape[0]))
+        stages.lap("announce")
+        if asked.masks:
+            self._gate.apply(self._step, asked, logits)
         stages.lap("apply")
         return logits
 
 
-def _new_tokens(guide: Guide) -> Sequence[int]:
-    """The known output tokens that a guide has not consumed."""
-    if len(guide.output) < guide.consumed:
-        guide.rewind()
-    tokens = guide.output[guide.consumed :]
-    return tokens[: tokens.index(PLACEHOLDER)] if PLACEHOLDER in tokens else tokens
+def _known(output: Sequence[int]) -> Sequence[int]:
+    """The output tokens that are known."""
+    return output[: output.index(PLACEHOLDER)] if PLACEHOLDER in output else output

@@ -1,0 +1,181 @@
+"""The board: the memory that the engine's workers, which run the model, share with the mask processes, which fill its masks.
+
+For each step the engine announces the rows that need a mask; what was sampled last arrives from wherever sampling runs;
+each mask process fills the masks of its own rows and says that it is done. Whoever waits, waits for a number in this
+memory: the mask processes for ``arrived``, a GPU's stream or the engine for ``done``. A step's number is never used twice,
+and its rows and masks lie in the half of the memory that its parity tells, so that one step can be announced while the
+step before is being filled.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+import os
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+ADDRESS_VARIABLE = "ANANKE_BOARD"
+"""The environment variable that tells the engine's workers where the board is."""
+
+ROW = np.dtype([("ticket", np.uint64), ("placement", np.uint32), ("slot", np.uint32), ("prompt", np.uint32), ("owner", np.uint32)])
+"""A row that needs a mask: its request's ticket, the request's stay in the batch, its slot, its prompt's length and its mask process."""
+
+PARITIES = 2
+_LINE = 64
+_PAGE = 4096
+_DEAD_STEP = 1 << 62
+
+
+class Size(NamedTuple):
+    """What a board is made for: rows (and slots) of a batch, words of a mask, mask processes."""
+
+    rows: int
+    words: int
+    processes: int
+
+    @property
+    def stride(self) -> int:
+        """Words from one mask to the next: a mask, the logits row it is for, and padding to 16 bytes."""
+        return (self.words + 1 + 3) // 4 * 4
+
+
+class Board:
+    """The shared memory, as arrays.
+
+    Attributes:
+        arrived: ``[1]`` uint64, the last step whose newest tokens are in ``lengths`` and ``tokens``.
+        done: ``[processes, 8]`` uint64, in the first column the last step of which a process has filled all its rows.
+        announced: ``[2, processes]`` uint64, by parity the last step that has rows for a process.
+        counts: ``[2]`` uint64, by parity how many rows a step has.
+        rows: ``[2, rows]`` of ``ROW``.
+        lengths, tokens: ``[rows]`` int32, by slot: tokens of prompt and output, and the last of them.
+        stamps: ``[2, 2]`` int64 ns of one clock, by parity: when a step's logits were there, and when its masks were.
+        masks: ``[2, rows, stride]`` int32: by parity and row the mask, a bit a token, the lowest first, and then the logits row.
+    """
+
+    def __init__(self, memory: mmap.mmap, size: Size) -> None:
+        self.size = size
+        self._memory = memory
+        self.bytes = len(memory)
+        self.address = ctypes.addressof(ctypes.c_char.from_buffer(memory))
+        layout = _Layout(memory)
+        layout.skip(_LINE)
+        self._life = layout.take((1,), np.uint64)
+        self.arrived = layout.take((1,), np.uint64)
+        self.done = layout.take((size.processes, _LINE // 8), np.uint64)
+        self.announced = layout.take((PARITIES, size.processes), np.uint64)
+        self.counts = layout.take((PARITIES,), np.uint64)
+        self.rows = layout.take((PARITIES, size.rows), ROW)
+        self.lengths = layout.take((size.rows,), np.int32)
+        self.tokens = layout.take((size.rows,), np.int32)
+        self.stamps = layout.take((PARITIES, 2), np.int64)
+        layout.skip(-layout.offset % _PAGE)
+        self.masks = layout.take((PARITIES, size.rows, size.stride), np.int32)
+
+    @property
+    def is_dead(self) -> bool:
+        """Whether the mask processes have ended, so that no mask can be trusted any more."""
+        return bool(self._life[0])
+
+    def open_gates(self, ends: NDArray[np.int32]) -> None:
+        """Let everybody go who waits for a mask: the mask processes have ended, and from now on each mask is ``ends``, ``[words]``."""
+        self._life[0] = 1
+        self.masks[:, :, : self.size.words] = ends
+        self.done[:, 0] = _DEAD_STEP
+
+
+@dataclass
+class _Layout:
+    memory: mmap.mmap
+    offset: int = 0
+
+    def skip(self, size: int) -> None:
+        self.offset += size
+
+    def take(self, shape: tuple[int, ...], dtype: Any) -> NDArray[Any]:
+        """The next array, at the beginning of a cache line."""
+        count = int(np.prod(shape))
+        array = np.frombuffer(self.memory, dtype, count, self.offset).reshape(shape)
+        self.offset += -(-array.nbytes // _LINE) * _LINE
+        return array
+
+
+@dataclass
+class BoardFile:
+    """A board's memory and the bells of its mask processes, as files without names that other processes of this user can open.
+
+    ``address`` tells an engine's worker where they are, as long as this process lives.
+    """
+
+    size: Size
+    memory: int
+    bells: list[tuple[int, int]]
+    """A pipe for each mask process: where it listens, and where it is rung."""
+
+    @classmethod
+    def create(cls, size: Size) -> BoardFile:
+        """A new board, all zeros. The caller closes it."""
+        memory = os.memfd_create("ananke-board")
+        os.ftruncate(memory, _bytes(size))
+        os.pwrite(memory, np.array(size, dtype=np.uint64).tobytes(), 0)
+        return cls(size, memory, [os.pipe() for _ in range(size.processes)])
+
+    @property
+    def address(self) -> str:
+        return f"{os.getpid()}:{self.memory}:{','.join(str(ring) for _, ring in self.bells)}"
+
+    def board(self) -> Board:
+        """The board, mapped into this process."""
+        return mapped(self.memory)
+
+    def close(self) -> None:
+        """Close the files; what is mapped stays."""
+        for descriptor in (self.memory, *(end for pipe in self.bells for end in pipe)):
+            os.close(descriptor)
+
+
+class Bells:
+    """Rings the mask processes, which sleep until then."""
+
+    def __init__(self, descriptors: list[int]) -> None:
+        self._descriptors = descriptors
+        for descriptor in descriptors:
+            os.set_blocking(descriptor, False)
+
+    def ring(self, process: int) -> None:
+        """Wake a mask process. Costs a few us."""
+        # Where the pipe is full, so many rings lie unheard that it will wake.
+        with suppress(BlockingIOError):
+            os.write(self._descriptors[process], b"!")
+
+
+def open_board(address: str) -> tuple[Board, Bells]:
+    """The board of an address, and its bells.
+
+    Raises:
+        OSError: the process that made it has ended.
+    """
+    pid, memory, bells = address.split(":")
+    descriptor = os.open(f"/proc/{pid}/fd/{memory}", os.O_RDWR)
+    try:
+        board = mapped(descriptor)
+    finally:
+        os.close(descriptor)
+    return board, Bells([os.open(f"/proc/{pid}/fd/{bell}", os.O_WRONLY) for bell in bells.split(",")])
+
+
+def mapped(descriptor: int) -> Board:
+    """The board of an open file."""
+    memory = mmap.mmap(descriptor, 0)
+    rows, words, processes = np.frombuffer(memory, dtype=np.uint64, count=3).tolist()
+    return Board(memory, Size(rows, words, processes))
+
+
+def _bytes(size: Size) -> int:
+    rows = PARITIES * size.rows * (ROW.itemsize + 4 * size.stride) + 8 * size.rows
+    return rows + size.processes * (_LINE + 8 * PARITIES) + 16 * _LINE + 2 * _PAGE

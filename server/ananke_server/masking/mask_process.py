@@ -1,0 +1,181 @@
+"""A mask process: guides its share of the constrained requests, one thread for all of them.
+
+Several fill a batch's masks side by side, with no lock between them: each has its own matchers, and the requests of one
+grammar in one process share what their lexer has learned. They stand apart from the engine, whose thread has enough to do,
+and from whatever a grammar might do to the process that works on it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import select
+import socket
+import threading
+import time
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+from llguidance import LLTokenizer
+
+from ananke_server.masking.board import PARITIES, Board
+from ananke_server.masking.guides import Guide
+from ananke_server.masking.matchers import MatcherPool
+from ananke_server.masking.messages import Inbox, Message, packed
+from ananke_server.masking.program_matcher import is_pooled
+from ananke_server.masking.tickets import Failure, Outcome
+
+COMPILERS = 2
+ARRIVAL_PAUSE = 20e-6
+_PR_SET_TIMERSLACK = 29
+_BELL_BYTES = 4096
+
+
+class MaskProcess:
+    """Answers orders on a connection, and fills the masks that the board asks this process for, until the connection closes."""
+
+    def __init__(
+        self, board: Board, number: int, bell: int, connection: socket.socket, tokenizer: LLTokenizer, *, lexer_states: int
+    ) -> None:
+        self._board = board
+        self._number = number
+        self._bell = bell
+        self._connection = connection
+        self._pool = MatcherPool(tokenizer, lexer_states=lexer_states)
+        self._ends = eos_mask(tokenizer, board.size.words)
+        self._guides: dict[int, Guide] = {}
+        self._preparing: set[int] = set()
+        self._lock = threading.Lock()
+        self._compilers = ThreadPoolExecutor(COMPILERS, thread_name_prefix="ananke-compile")
+        self._inbox = Inbox()
+        self._done = int(board.done[number, 0])
+        self._last: tuple[int, list[Guide]] = (0, [])
+        self._times: Counter[str] = Counter()
+
+    def run(self) -> None:
+        """Work until the connection closes."""
+        # A sleep of 20 us takes 70 else.
+        ctypes.CDLL(None).prctl(_PR_SET_TIMERSLACK, 1000)
+        self._connection.setblocking(False)
+        os.set_blocking(self._bell, False)
+        while True:
+            ready, _, _ = select.select([self._bell, self._connection.fileno()], [], [])
+            if self._connection.fileno() in ready and not self._take_orders():
+                break
+            if self._bell in ready:
+                os.read(self._bell, _BELL_BYTES)
+                for step in sorted(int(step) for step in self._board.announced[:, self._number] if step > self._done):
+                    if not self._fill(step):
+                        break
+        self._compilers.shutdown(wait=False, cancel_futures=True)
+
+    def _fill(self, step: int) -> bool:
+        """Fill this process's masks of a step; false where the connection has closed."""
+        board, parity = self._board, step % PARITIES
+        begun = time.perf_counter_ns()
+        rows = board.rows[parity, : int(board.counts[parity])]
+        mine = np.flatnonzero(rows["owner"] == self._number)
+        asked = rows[mine]
+        while int(board.arrived[0]) < step:
+            if select.select([self._connection], [], [], ARRIVAL_PAUSE)[0] and not self._take_orders():
+                return False
+        arrived = time.perf_counter_ns()
+        self._note_wait()
+        slots = asked["slot"]
+        lengths = (board.lengths[slots] - asked["prompt"].astype(np.int32)).tolist()
+        newest = board.tokens[slots].tolist()
+        masks, words = board.masks[parity], board.size.words
+        base, stride = masks.ctypes.data, masks.strides[0]
+        filled = []
+        for row, ticket, placement, length, token in zip(
+            mine.tolist(), asked["ticket"].tolist(), asked["placement"].tolist(), lengths, newest, strict=True
+        ):
+            guide = self._guides.get(ticket)
+            if guide is not None:
+                guide.place(placement)
+                filled.append(guide)
+            # Nobody waits for a request that has been released; the engine may still have it in a step.
+            if guide is None or not guide.fill(length, token, base + row * stride, words):
+                masks[row, :words] = self._ends
+        board.done[self._number, 0] = self._done = step
+        self._last = (step, filled)
+        self._times.update(steps=1, rows=len(mine), waited_ns=arrived - begun, filled_ns=time.perf_counter_ns() - arrived)
+        return True
+
+    def _note_wait(self) -> None:
+        """How long the engine waited for the masks of this process's last step: known once the next step's tokens are there."""
+        step, guides = self._last
+        logits_there, masks_there = self._board.stamps[step % PARITIES].tolist()
+        if logits_there:
+            for guide in guides:
+                guide.record.wait_ns.append(max(0, masks_there - logits_there))
+
+    # ---- orders
+
+    def _take_orders(self) -> bool:
+        """Carry out what has been ordered; false where the connection has closed."""
+        messages = self._inbox.receive(self._connection)
+        if messages is None:
+            return False
+        for message in messages:
+            match message:
+                case ["prepare", ticket, program]:
+                    self._prepare(ticket, program)
+                case ["release", ticket]:
+                    self._say(["outcome", ticket, list(self._release(ticket))])
+                case ["times"]:
+                    self._say(["times", 0, dict(self._times)])
+                    self._times.clear()
+        return True
+
+    def _prepare(self, ticket: int, program: str) -> None:
+        self._preparing.add(ticket)
+        if is_pooled(self._pool, program):
+            self._make(ticket, program)
+        else:
+            self._compilers.submit(self._make, ticket, program)
+
+    def _make(self, ticket: int, program: str) -> None:
+        """Make a guide and say so; on a thread of its own where that takes long."""
+        try:
+            guide = Guide.of(self._pool, program)
+        except Exception as fault:
+            self._say(["ready", ticket, Failure.INTERNAL, f"{type(fault).__name__}: {fault}"])
+            return
+        with self._lock:
+            if ticket in self._preparing:
+                self._preparing.discard(ticket)
+                self._guides[ticket] = guide
+        self._say(["ready", ticket, guide.record.failure, guide.record.message])
+
+    def _release(self, ticket: int) -> Outcome:
+        with self._lock:
+            self._preparing.discard(ticket)
+            guide = self._guides.pop(ticket, None)
+        return Outcome() if guide is None else guide.record.outcome()
+
+    def _say(self, message: Message) -> None:
+        data = packed(message)
+        with self._lock:
+            send_all(self._connection, data)
+
+
+def send_all(connection: socket.socket, data: bytes) -> None:
+    """Send on a connection that does not block, however long it takes; what nobody reads any more is lost."""
+    view = memoryview(data)
+    while view:
+        try:
+            view = view[connection.send(view) :]
+        except BlockingIOError:
+            select.select([], [connection], [])
+        except OSError:
+            return
+
+
+def eos_mask(tokenizer: LLTokenizer, words: int) -> np.ndarray[tuple[int], np.dtype[np.int32]]:
+    """The mask that admits nothing but the tokens that end an output, ``[words]`` int32."""
+    mask = np.zeros(words, dtype=np.uint32)
+    for token in tokenizer.eos_tokens:
+        mask[token // 32] |= np.uint32(1 << token % 32)
+    return mask.view(np.int32)
