@@ -23,6 +23,7 @@ logger = logging.getLogger(__name__)
 
 Fsync = Literal["always", "interval", "never"]
 QUEUED_LINES = 10_000
+CLOSING_SECONDS = 10.0
 _TAIL = 1 << 16
 
 
@@ -65,6 +66,7 @@ class ProvenanceLog:
         self._error: str | None = None
         self._count = threading.Lock()
         self._unsynced_since: float | None = None
+        self._at_end = False
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._file = _opened(path)
@@ -98,9 +100,10 @@ class ProvenanceLog:
         return done
 
     def close(self) -> None:
-        """Write and sync what is queued, and let go of the file."""
-        self._queue.put(None)
-        self._thread.join(timeout=10)
+        """Write and sync what is queued, and let go of the file; a disk that hangs is not waited for without end."""
+        with suppress(queue.Full):
+            self._queue.put(None, timeout=CLOSING_SECONDS)
+        self._thread.join(timeout=CLOSING_SECONDS)
 
     def _run(self) -> None:
         while (batch := self._next_batch()) is not None:
@@ -112,6 +115,8 @@ class ProvenanceLog:
 
     def _next_batch(self) -> list[tuple[bytes, Future[None]]] | None:
         """The lines that wait, at least one; empty where it is time to sync, None at the end."""
+        if self._at_end:
+            return None
         wait = None
         if self._unsynced_since is not None and self._fsync == "interval":
             wait = max(0.0, self._unsynced_since + self._fsync_seconds - time.monotonic())
@@ -125,7 +130,7 @@ class ProvenanceLog:
         # One sync for all that wait: as many as there are, so that none waits for those that come after it.
         for _ in range(self._queue.qsize()):
             if (more := self._queue.get()) is None:
-                self._queue.put(None)
+                self._at_end = True
                 break
             batch.append(more)
         return batch
