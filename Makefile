@@ -1,5 +1,6 @@
 # Every target that needs the environment makes it first; a finished set-up costs well under a second.
 #   MODEL=...           serve another model: a folder or a hub's name
+#   KEY=...             where `make key` puts the private key
 #   ANANKE_DEVICE=cpu   or gpu, where the choice by nvidia-smi is not wanted
 SHELL := /bin/bash
 PYTHON_IN_VENV := .venv/bin/python
@@ -8,7 +9,7 @@ export ANANKE_MODEL := $(MODEL)
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test serve stop status health lint lock clean
+.PHONY: help setup run test serve stop status health key lint lock clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
@@ -33,6 +34,9 @@ status: ## say what is served, and where
 
 health: ## ask the server that runs whether it is well
 	@$(PYTHON_IN_VENV) scripts/health.py
+
+key: setup ## make a key pair that signs provenance (KEY=FILE puts it elsewhere)
+	@$(PYTHON_IN_VENV) scripts/make_key.py $(KEY)
 
 lint: setup ## ruff, mypy, and shellcheck where it is installed
 	@$(PYTHON_IN_VENV) -m ruff check .

@@ -115,6 +115,7 @@ def _summarise(result: GenerationResult, checked: str) -> None:
         "prompt sha256": predicate["prompt"]["sha256"],
         "constraint": predicate["constraint"]["key"],
         "model": f"{predicate['model']['name']} on {predicate['device']}",
+        "signed by": predicate["signer"] or "nobody: the server has no key (make key)",
         "sampling": json.dumps(predicate["sampling_parameters"]),
         "versions": ", ".join(f"{name} {version}" for name, version in predicate["versions"].items()),
     }

@@ -119,6 +119,13 @@ def foreground(arguments: argparse.Namespace) -> int:
 def make_server(arguments: argparse.Namespace, log: Path | None) -> TritonServer:
     if resolve_model(arguments.model) == str(DEFAULT_MODEL) and not DEFAULT_MODEL.is_dir():
         raise LaunchError(f"there is no model in {DEFAULT_MODEL}: run `make setup`, or name one with MODEL=...")
+    from ananke_server.provenance.signing import load_signer  # here, as their imports take longer than stopping or status
+    from ananke_server.settings import Settings
+
+    try:
+        load_signer(Settings(model=arguments.model))  # type: ignore[call-arg]
+    except ValueError as fault:  # what the server would say too, but after seconds and within its log
+        raise LaunchError(str(fault)) from None
     return TritonServer(
         model_repositories=arguments.model_repository or [PROJECT / "model_repository"],
         http_port=arguments.http_port,

@@ -1,32 +1,32 @@
-"""Command line: ``ananke validate`` tells what becomes of a constraint, ``ananke check`` whether a text satisfies one.
+"""Command line: ``ananke validate`` tells what becomes of a constraint, ``ananke check`` whether a text satisfies one,
+``ananke verify`` whether an output's provenance holds, ``ananke replay`` whether the model gives the output again.
 
-Exit codes: 0 accepted or satisfied, 1 refused or not satisfied, 2 wrong usage or an unreadable file, 3 the verdict could not be
-had (no server extra, a server out of reach, a tokenizer that does not load, a fault of the compiler).
+Exit codes: 0 accepted, satisfied, verified or equal; 1 refused, not satisfied, failed or different; 2 wrong usage or an unreadable
+file; 3 the verdict could not be had (no server extra, a server out of reach, a tokenizer that does not load, a fault of the
+compiler, no public key or no signature).
 """
 
 from __future__ import annotations
 
-import json
 import os
-import sys
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.text import Text
 
 from ananke_client.client import InferenceClient
 from ananke_client.errors import AnankeError, RequestError
 from ananke_client.rendering import show_report
+from ananke_client.replay_command import replay
 from ananke_client.report import ConstraintReport
 from ananke_client.source import Kind, Source
+from ananke_client.terminal import REFUSED, UNAVAILABLE, USAGE, console, fail, only_one_from_input, print_json, read_text, tell
+from ananke_client.verify_command import verify
 
 if TYPE_CHECKING:
     from ananke_server.constraints import CompiledConstraint
     from ananke_server.offline import OfflineCompiler
 
-REFUSED, USAGE, UNAVAILABLE = 1, 2, 3
 SERVER_TIMEOUT = 60.0
 BYTES_NOTE = "no model given or found: one token a byte, so special tokens and token masks are not judged as the model's would be"
 
@@ -37,6 +37,9 @@ _Whitespace = Annotated[str | None, typer.Option(help="of a schema: flexible or 
 _Unsupported = Annotated[str | None, typer.Option(help="of a schema: refuse or verify what masks cannot express")]
 _Model = Annotated[str | None, typer.Option(help="folder or hub's name of the tokenizer; else $ANANKE_MODEL, the set-up's model, or bytes")]
 _Json = Annotated[bool, typer.Option("--json", help="print one JSON object")]
+
+app.command()(verify)
+app.command()(replay)
 
 
 @app.command()
@@ -57,10 +60,10 @@ def validate(
         compiler, note = _offline(model)
         report = _compile(compiler, source.constraint).report
     if as_json:
-        _print_json(_json_of(report) | {"note": note})
+        print_json(_json_of(report) | {"note": note})
     else:
-        show_report(_console(), file, source, report)
-        _tell(note)
+        show_report(console(), file, source, report)
+        tell(note)
     raise typer.Exit(0 if report.accepted else REFUSED)
 
 
@@ -75,17 +78,16 @@ def check(
     as_json: _Json = False,
 ) -> None:
     """Tell whether a text satisfies a constraint, by the mask's own path and by the validator. Exit code 0 if both say so."""
-    if constraint == output == "-":
-        _fail(USAGE, "one of --constraint and --output can be standard input, not both")
+    only_one_from_input(constraint=constraint, output=output)
     source = _source(constraint, kind, whitespace, unsupported)
-    text = _read(output)
+    text = read_text(output)
     compiler, note = _offline(model)
     compiled = _compile(compiler, source.constraint)
     if compiled.grammar is None:
         if as_json:
-            _print_json({"satisfied": False, "mask": None, "validator": None, "report": _json_of(compiled.report), "note": note})
+            print_json({"satisfied": False, "mask": None, "validator": None, "report": _json_of(compiled.report), "note": note})
         else:
-            show_report(_console(), constraint, source, compiled.report)
+            show_report(console(), constraint, source, compiled.report)
         raise typer.Exit(REFUSED)
     mask = _by_mask(compiler, compiled.grammar, text)
     fault = compiler.fault_of(source.constraint, text, exact=compiled.report.guarantee == "exact")
@@ -93,10 +95,10 @@ def check(
     verdict["validator"] = {"satisfied": fault is None, "fault": fault}
     verdict["hint"] = _hint(compiler, compiled.grammar, text, mask)
     if as_json:
-        _print_json(verdict | {"report": _json_of(compiled.report), "note": note})
+        print_json(verdict | {"report": _json_of(compiled.report), "note": note})
     else:
         _show_verdict(verdict, text)
-        _tell(note)
+        tell(note)
     raise typer.Exit(0 if verdict["satisfied"] else REFUSED)
 
 
@@ -106,17 +108,17 @@ def _compile(compiler: OfflineCompiler, constraint: str) -> CompiledConstraint:
     try:
         return compiler.compile(constraint)
     except JobError as error:
-        _fail(UNAVAILABLE, f"the compiler failed: {error}")
+        fail(UNAVAILABLE, f"the compiler failed: {error}")
 
 
 def _by_mask(compiler: OfflineCompiler, grammar: str, text: str) -> dict[str, Any]:
     from ananke_server.offline import JobError, LimitError
 
     try:
-        replay = compiler.replay(grammar, text)
+        followed = compiler.replay(grammar, text)
     except (JobError, LimitError) as error:
-        _fail(UNAVAILABLE, f"the text cannot be replayed: it {error}" if isinstance(error, LimitError) else f"the matcher failed: {error}")
-    return {"satisfied": replay.satisfied, "offset": replay.offset}
+        fail(UNAVAILABLE, f"the text cannot be replayed: it {error}" if isinstance(error, LimitError) else f"the matcher failed: {error}")
+    return {"satisfied": followed.satisfied, "offset": followed.offset}
 
 
 def _hint(compiler: OfflineCompiler, grammar: str, text: str, mask: dict[str, Any]) -> str | None:
@@ -127,7 +129,7 @@ def _hint(compiler: OfflineCompiler, grammar: str, text: str, mask: dict[str, An
 
 
 def _show_verdict(verdict: dict[str, Any], text: str) -> None:
-    console = _console()
+    out = console()
     mask, validator = verdict["mask"], verdict["validator"]
     said = "satisfied"
     if mask["offset"] is not None:
@@ -136,32 +138,19 @@ def _show_verdict(verdict: dict[str, Any], text: str) -> None:
         said = f"stops at byte {mask['offset']}: after {before[-40:]!r} it cannot take {after[:40]!r}"
     elif not mask["satisfied"]:
         said = f"not satisfied: the text ends too soon, more has to follow {text[-40:]!r}"
-    console.print(Text("mask:      ", style="bold").append(said, style="green" if mask["satisfied"] else "red"), soft_wrap=True)
+    out.print(Text("mask:      ", style="bold").append(said, style="green" if mask["satisfied"] else "red"), soft_wrap=True)
     said = validator["fault"] or "satisfied"
-    console.print(Text("validator: ", style="bold").append(said, style="green" if validator["satisfied"] else "red"), soft_wrap=True)
+    out.print(Text("validator: ", style="bold").append(said, style="green" if validator["satisfied"] else "red"), soft_wrap=True)
     if verdict["hint"]:
-        console.print(Text(f"hint: {verdict['hint']}", style="dim"), soft_wrap=True)
+        out.print(Text(f"hint: {verdict['hint']}", style="dim"), soft_wrap=True)
 
 
 def _source(file: str, kind: Kind, whitespace: str | None, unsupported: str | None) -> Source:
     given = {"whitespace": whitespace, "unsupported": unsupported}
     options = tuple((name, value) for name, value in given.items() if value is not None)
     if options and kind is not Kind.SCHEMA:
-        _fail(USAGE, f"--{options[0][0]} goes with --kind schema; a constraint says it itself")
-    return Source(_read(file), kind, options)
-
-
-def _read(file: str) -> str:
-    try:
-        data = sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes()
-    except OSError as error:
-        _fail(USAGE, f"{file}: {error.strerror or error}")
-    except ValueError as error:
-        _fail(USAGE, f"{file!r}: {error}")
-    try:
-        return data.decode("utf-8")
-    except UnicodeDecodeError as error:
-        _fail(USAGE, f"{file}: not UTF-8 text: byte {error.start} is {data[error.start]:#04x}")
+        fail(USAGE, f"--{options[0][0]} goes with --kind schema; a constraint says it itself")
+    return Source(read_text(file), kind, options)
 
 
 def _offline(model: str | None) -> tuple[OfflineCompiler, str | None]:
@@ -171,12 +160,12 @@ def _offline(model: str | None) -> tuple[OfflineCompiler, str | None]:
         from ananke_server.offline import OfflineCompiler
     except ModuleNotFoundError as error:
         install = "pip install 'ananke-triton[server]'"
-        _fail(UNAVAILABLE, f"the compiler is not installed (no {error.name}): {install}, or ask a server with --server URL")
+        fail(UNAVAILABLE, f"the compiler is not installed (no {error.name}): {install}, or ask a server with --server URL")
     model = model or os.environ.get("ANANKE_MODEL") or (str(DEFAULT_MODEL) if DEFAULT_MODEL.is_dir() else None)
     try:
         return OfflineCompiler(model), BYTES_NOTE if model is None else None
     except (OSError, ValueError) as error:
-        _fail(UNAVAILABLE, f"no tokenizer of {model}: {str(error).splitlines()[0][:300]}")
+        fail(UNAVAILABLE, f"no tokenizer of {model}: {str(error).splitlines()[0][:300]}")
 
 
 def _ask(server: str, constraint: str) -> ConstraintReport:
@@ -184,9 +173,9 @@ def _ask(server: str, constraint: str) -> ConstraintReport:
         with _client(server) as client:
             return client.validate(constraint)
     except RequestError as error:
-        _fail(USAGE, str(error))
+        fail(USAGE, str(error))
     except AnankeError as error:
-        _fail(UNAVAILABLE, f"{server}: {error}")
+        fail(UNAVAILABLE, f"{server}: {error}")
 
 
 def _client(server: str) -> InferenceClient:
@@ -201,24 +190,6 @@ def _client(server: str) -> InferenceClient:
 
 def _json_of(report: ConstraintReport) -> dict[str, Any]:
     return report.model_dump(mode="json", exclude={"constraint_satisfied", "unsatisfied_reason"})
-
-
-def _print_json(content: dict[str, Any]) -> None:
-    print(json.dumps({name: value for name, value in content.items() if name != "note" or value}))
-
-
-def _console() -> Console:
-    return Console(highlight=False, markup=False)
-
-
-def _tell(note: str | None) -> None:
-    if note:
-        Console(stderr=True, highlight=False, markup=False).print(Text(f"note: {note}", style="dim"), soft_wrap=True)
-
-
-def _fail(status: int, message: str) -> NoReturn:
-    Console(stderr=True, highlight=False, markup=False).print(Text(f"ananke: {message}"), soft_wrap=True)
-    raise typer.Exit(status)
 
 
 def main() -> None:

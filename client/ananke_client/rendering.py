@@ -49,13 +49,13 @@ def _show(console: Console, label: str, diagnostic: Diagnostic, source: Source) 
     console.print(head, soft_wrap=True)
     if place is not None:
         _show_line(console, place, _STYLES[label])
-    console.print(Text("  " + _printable(diagnostic.message)), soft_wrap=True)
+    console.print(Text("  " + printable(diagnostic.message)), soft_wrap=True)
     if diagnostic.hint:
-        console.print(Text("  hint: " + _printable(diagnostic.hint), style="dim"), soft_wrap=True)
+        console.print(Text("  hint: " + printable(diagnostic.hint), style="dim"), soft_wrap=True)
 
 
 def _where(pointer: str | None, place: Place | None) -> str:
-    parts = [_printable(pointer)] if pointer else []
+    parts = [printable(pointer)] if pointer else []
     if place is not None:
         parts.append(f"line {place.line}, column {place.column}")
     return ", ".join(parts)
@@ -64,10 +64,10 @@ def _where(pointer: str | None, place: Place | None) -> str:
 def _show_line(console: Console, place: Place, style: str) -> None:
     start = max(0, place.column - 1 - _BEFORE)
     end = min(len(place.text), place.column - 1 + max(_AFTER, min(place.length, 2 * _AFTER)))
-    before = ("…" if start else "") + _printable(place.text[start : place.column - 1])
+    before = ("…" if start else "") + printable(place.text[start : place.column - 1])
     marked_end = min(place.column - 1 + place.length, end)
-    marked = _printable(place.text[place.column - 1 : marked_end])
-    after = _printable(place.text[marked_end:end]) + ("…" if end < len(place.text) else "")
+    marked = printable(place.text[place.column - 1 : marked_end])
+    after = printable(place.text[marked_end:end]) + ("…" if end < len(place.text) else "")
     gutter = f"{place.line:>5} | "
     line = Text(gutter, style="dim").append(before, style="not dim").append(marked, style=f"not dim {style}").append(after, style="not dim")
     console.print(line, soft_wrap=True)
@@ -75,6 +75,6 @@ def _show_line(console: Console, place: Place, style: str) -> None:
     console.print(Text(carets, style=style), soft_wrap=True)
 
 
-def _printable(text: str) -> str:
+def printable(text: str) -> str:
     """The text with what would move the cursor escaped, and a tab as one space."""
     return "".join(c if c.isprintable() else " " if c == "\t" else c.encode("unicode_escape").decode() for c in text)

@@ -9,6 +9,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from ananke_client.errors import AnankeError, InternalError, RequestError
+from ananke_client.provenance import Envelope, EnvelopeError, NotCanonicalError
 from ananke_client.report import ConstraintReport, Diagnostic
 from ananke_client.request import GenerationRequest
 from ananke_client.result import GenerationResult, Usage
@@ -58,6 +59,7 @@ class ResponseAssembler:
         if report is None and self._request.constraint is not None:
             raise InternalError("the final response has no constraint_report: nothing says that the constraint was enforced")
         logprob = final.get("cumulative_logprob")
+        envelope = str(final.get("provenance", ""))
         return GenerationResult(
             text="".join(self._deltas),
             finish_reason=str(final["finish_reason"]),
@@ -67,7 +69,8 @@ class ResponseAssembler:
             usage=Usage(prompt_tokens=_count(final, "num_input_tokens"), completion_tokens=self._output_tokens),
             request_id=self._request.request_id,
             cumulative_logprob=None if logprob is None else float(logprob),
-            provenance=_json_object(final, "provenance"),
+            provenance=_statement(envelope),
+            envelope=envelope,
             metrics=_json_object(final, "metrics"),
         )
 
@@ -99,6 +102,19 @@ def _count(outputs: Outputs, name: str) -> int:
     if name not in outputs:
         raise InternalError(f"the final response has no {name}")
     return int(outputs[name])
+
+
+def _statement(envelope: str) -> dict[str, Any]:
+    """The statement in an envelope, whose signatures are not verified."""
+    if not envelope:
+        return {}
+    try:
+        statement = Envelope.parse(envelope.encode()).statement
+    except (EnvelopeError, NotCanonicalError) as error:
+        raise InternalError(f"provenance is malformed: {error}") from error
+    if not isinstance(statement, dict):
+        raise InternalError("provenance is malformed: no JSON object")
+    return statement
 
 
 def _json_object(outputs: Outputs, name: str) -> dict[str, Any]:

@@ -30,6 +30,9 @@ class GenerationResult:
     request_id: str
     cumulative_logprob: float | None = None
     provenance: dict[str, Any] = field(default_factory=dict)
+    """The in-toto Statement about the text; see ``ananke_client.provenance`` for how to verify the envelope that it came in."""
+    envelope: str = field(default="", repr=False)
+    """The DSSE envelope of the statement as it was received; it has no signatures where the server has no key."""
     metrics: dict[str, Any] = field(default_factory=dict)
 
     @property

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 from dataclasses import asdict, fields
+from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from ananke_server.constraints.limits import Limits
+from ananke_server.launch import PROJECT
 from ananke_server.masking.crew import default_processes
 
 # Speculative decoding samples several tokens a step, for which masks are not made yet.
@@ -60,6 +62,23 @@ class Settings(BaseSettings):
     """Compiled constraints that each process of a model keeps."""
     compile_cache_mib: int = Field(256, gt=0)
     """MiB that they may take in each process."""
+
+    signing_key_file: Path | None = None
+    """An Ed25519 private key in PEM that signs provenance; without one it is unsigned. ``make key`` makes one."""
+    signing_key: SecretStr | None = None
+    """The key itself, in place of a file; a line's end may be written as ``\\n``."""
+    digest_cache: Path = PROJECT / ".ananke" / "run" / "digests.json"
+    """Where the digests of the model's files are kept between starts."""
+    provenance_log: Path | None = None
+    """A file to which the provenance of each finished request is appended, a JSON line each."""
+    provenance_log_mib: int = Field(64, gt=0)
+    """MiB after which the log goes on in a new file."""
+    provenance_log_files: int = Field(16, ge=0)
+    """Files before the current one that are kept."""
+    provenance_log_fsync: Literal["always", "interval", "never"] = "interval"
+    """When a line is on the disk: before the request is answered, a second later, or as the kernel likes."""
+    provenance_log_content: bool = False
+    """Write prompt, constraint and output into the log too, not digests alone."""
 
     verify_attempts: int = Field(4, gt=0)
     """How often an output is sampled at most until one passes the verification that its constraint asks for."""

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -42,9 +45,28 @@ def start_server(name: str, **environment: str) -> TritonServer:
     return server
 
 
+@dataclass(frozen=True)
+class Provenance:
+    """Where the server has its signing key and its log, and the key's public half."""
+
+    private_key: Path
+    public_key: Path
+    log: Path
+
+
 @pytest.fixture(scope="session")
-def server() -> Iterator[TritonServer]:
-    running = start_server("serving")
+def provenance(tmp_path_factory: pytest.TempPathFactory) -> Provenance:
+    folder = tmp_path_factory.mktemp("provenance")
+    made = Provenance(folder / "signing.pem", folder / "signing.pub.pem", folder / "log.jsonl")
+    subprocess.run([sys.executable, PROJECT / "scripts" / "make_key.py", made.private_key], check=True)
+    return made
+
+
+@pytest.fixture(scope="session")
+def server(provenance: Provenance) -> Iterator[TritonServer]:
+    running = start_server(
+        "serving", ANANKE_SIGNING_KEY_FILE=str(provenance.private_key), ANANKE_PROVENANCE_LOG=str(provenance.log)
+    )
     yield running
     running.stop()
     assert running.log_file is not None

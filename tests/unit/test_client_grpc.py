@@ -21,6 +21,7 @@ from ananke_client import (
     OverloadedError,
 )
 from ananke_client.grpc_codec import decode_outputs, target_of
+from ananke_client.provenance import Envelope
 
 REPORT = {"accepted": True, "kind": "json_schema", "guarantee": "exact", "constraint_satisfied": True}
 
@@ -53,7 +54,7 @@ def final_response(text, **over):
         "num_input_tokens": 3,
         "num_output_tokens": 2,
         "constraint_report": json.dumps(REPORT),
-        "provenance": '{"key": 1}',
+        "provenance": Envelope.of({"key": 1}).to_bytes().decode(),
         "metrics": None,
     }
     return stream_response(**{**fields, **over})

@@ -16,6 +16,7 @@ from ananke_client import (
     OverloadedError,
 )
 from ananke_client.http_codec import base_url_of
+from ananke_client.provenance import Envelope
 
 REPORT = {"accepted": True, "kind": "regex", "guarantee": "exact", "constraint_satisfied": True}
 FINAL = {
@@ -28,7 +29,7 @@ FINAL = {
     "num_input_tokens": 3,
     "num_output_tokens": 2,
     "constraint_report": json.dumps(REPORT),
-    "provenance": '{"key": 1}',
+    "provenance": Envelope.of({"key": 1}).to_bytes().decode(),
     "metrics": "{}",
 }
 

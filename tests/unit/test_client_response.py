@@ -5,6 +5,7 @@ import json
 import pytest
 
 from ananke_client import ConstraintReport, InternalError, InvalidConstraintError, InvalidRequestError
+from ananke_client.provenance import Envelope
 from ananke_client.request import GenerationRequest
 from ananke_client.response import ResponseAssembler, refusal
 
@@ -15,7 +16,7 @@ FINAL = {
     "num_input_tokens": 3,
     "num_output_tokens": 0,
     "constraint_report": json.dumps(REPORT),
-    "provenance": '{"key": 1}',
+    "provenance": Envelope.of({"key": 1}).to_bytes().decode(),
     "metrics": '{"ttft_ms": 2.5}',
 }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
@@ -12,10 +13,12 @@ from typing import Any
 from unittest.mock import patch
 
 import pytest
+from provenance_support import Key
 
 pytest.importorskip("vllm")
 
 from ananke_client.errors import AnankeError, DeadEndError, DeadlineExceededError, VerificationFailedError
+from ananke_client.provenance import Envelope, Evidence, sha256, verify
 from ananke_client.report import ConstraintReport
 from ananke_server.constraints import UNCONSTRAINED, CompiledConstraint, Compiler
 from ananke_server.engine import engine as engine_module
@@ -24,7 +27,10 @@ from ananke_server.engine.engine import GuidedEngine
 from ananke_server.engine.request import Delta, GenerateRequest, GenerateResult
 from ananke_server.handover import Seal
 from ananke_server.masking.tickets import Failure, Outcome, Ticket
-from ananke_server.masking.tokenizer import model_tokenizer, tokenizer_source
+from ananke_server.masking.tokenizer import model_tokenizer
+from ananke_server.provenance.log import LogError, ProvenanceLog
+from ananke_server.provenance.notary import Notary
+from ananke_server.provenance.signing import SigningKeyError
 from ananke_server.settings import Settings
 
 SMALL_MODEL = Path(__file__).parents[2] / ".ananke" / "models" / "SmolLM2-135M-Instruct"
@@ -38,47 +44,49 @@ SEAL = Seal(b"s" * 32)
 
 
 @dataclass
-class Crew:
-    """Stands for the mask processes: has every guide ready, and says of each what the script wants."""
-
-    failures: dict[int, Failure] = field(default_factory=dict)
-    prepared: list[tuple[Ticket, str]] = field(default_factory=list)
-    released: list[Ticket] = field(default_factory=list)
-    processes: int = 2
-
-    async def prepare(self, ticket: Ticket, program: str) -> tuple[Failure, str]:
-        self.prepared.append((ticket, program))
-        return Failure.NONE, ""
-
-    def release(self, ticket: Ticket) -> asyncio.Future[Outcome]:
-        self.released.append(ticket)
-        outcome: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
-        failure = self.failures.get(ticket.number, Failure.NONE)
-        outcome.set_result(Outcome(failure, "no token can follow" if failure else "", steps=3, us_mean=12.5))
-        return outcome
-
-
-@dataclass
 class Script:
-    """Stands for vLLM: answers each request with the next text, or lets its guide fail, and keeps what it was asked."""
+    """Stands for vLLM and the mask processes: answers each request with the next text, or fails it, and keeps what it was asked."""
 
     answers: list[str | Failure]
-    crew: Crew = field(default_factory=Crew)
     finish_reason: str = "stop"
     stop_reason: str | None = None
     pause: float = 0.0
     asked: list[tuple[str, Any]] = field(default_factory=list)
-    vllm_config: Any = field(default_factory=lambda: SimpleNamespace(model_config=SimpleNamespace(max_model_len=500)))
+    programs: list[str] = field(default_factory=list)
+    failures: dict[int, Failure] = field(default_factory=dict)
+    """By ticket."""
+    released: list[list[int]] = field(default_factory=list)
+    processes: int = 1
+    vllm_config: Any = field(
+        default_factory=lambda: SimpleNamespace(
+            model_config=SimpleNamespace(
+                max_model_len=500, tokenizer=str(SMALL_MODEL), dtype="torch.float32", quantization=None, enforce_eager=True
+            ),
+            parallel_config=SimpleNamespace(world_size=1, tensor_parallel_size=1),
+        )
+    )
     errored: bool = False
 
     def get_tokenizer(self) -> Any:
         return SimpleNamespace(encode=lambda text, **_: list(range(len(text))))
 
+    async def prepare(self, ticket: Ticket, program: str) -> tuple[Failure, str]:
+        self.programs.append(program)
+        return Failure.NONE, ""
+
+    def release(self, ticket: Ticket) -> asyncio.Future[Outcome]:
+        self.released.append(list(ticket))
+        failure = self.failures.get(ticket.number, Failure.NONE)
+        outcome: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+        outcome.set_result(Outcome(failure, "no token can follow" if failure else "", steps=3))
+        return outcome
+
     async def generate(self, prompt: Any, params: Any, request_id: str) -> AsyncIterator[Any]:
         self.asked.append((request_id, params))
         answer = self.answers.pop(0)
         if isinstance(answer, Failure):
-            self.crew.failures[params.extra_args["ananke"][0]] = answer
+            number, _ = params.extra_args["ananke"]
+            self.failures[number] = answer
             answer = ""
         tokens = [*model_tokenizer(str(SMALL_MODEL)).tokenize_str(answer), EOS]
         middle = len(answer) // 2
@@ -89,24 +97,35 @@ class Script:
             yield SimpleNamespace(outputs=[SimpleNamespace(**output, **ending)])
 
 
-def answered(script: Script, request: GenerateRequest, **settings: Any) -> tuple[GenerateResult, list[Delta]]:
-    """The result of a request and what was emitted; every guide has to be let go."""
+def predicate_of(result: GenerateResult) -> dict[str, Any]:
+    predicate: dict[str, Any] = Envelope.parse(result.envelope).statement["predicate"]
+    return predicate
+
+
+def answered(
+    script: Script, request: GenerateRequest, notary: Notary | None = None, **settings: Any
+) -> tuple[GenerateResult, list[Delta]]:
+    """The result of a request and what was emitted; every ticket has to be back."""
     emitted: list[Delta] = []
 
     async def scenario() -> GenerateResult:
         compiler = Compiler(model_tokenizer(str(SMALL_MODEL)))
         in_process = SimpleNamespace(compile=compiler.compile, close=lambda: None)
         with (
-            patch.object(engine_module, "served_source", lambda _: tokenizer_source(str(SMALL_MODEL))),
+            patch.object(engine_module, "served_source", lambda _: SimpleNamespace(load=lambda: model_tokenizer(str(SMALL_MODEL)))),
             patch.object(engine_module, "make_compiler", lambda _: in_process),
         ):
-            engine = GuidedEngine(Settings(model=str(SMALL_MODEL), **settings), SEAL, script, script.crew)  # type: ignore[arg-type]
+            crew: Any = script
+            engine = GuidedEngine(Settings(model=str(SMALL_MODEL), **settings), SEAL, script, crew, notary or Notary())
         with patch.object(engine_module, "prompt_tokens", lambda _, prompt: list(range(len(prompt)))):
             try:
                 return await engine.generate(request, emitted.append)
             finally:
                 assert engine.pending == 0
-                assert script.crew.released == [ticket for ticket, _ in script.crew.prepared]
+                constrained = [params.extra_args["ananke"] for _, params in script.asked if params.extra_args]
+                async with asyncio.timeout(5):
+                    while script.released != constrained:
+                        await asyncio.sleep(0.001)
 
     try:
         return asyncio.run(scenario()), emitted
@@ -135,21 +154,19 @@ def test_a_verified_output_is_sampled_until_it_passes() -> None:
     verification = result.metrics["verification"]
     assert (verification["attempts"], verification["tokens"]) == (3, 3 * tokens)
     assert len(verification["faults"]) == 2
-    predicate = result.provenance["predicate"]
+    predicate = predicate_of(result)
     assert predicate["verification"] == {"attempts": 3, "first_seed": 11}
     assert predicate["sampling_parameters"]["seed"] == seed_of(11, 3), "which gives this output again at the first attempt"
     assert predicate["output"]["tokens"] == tokens
-    tickets = [Ticket(*params.extra_args["ananke"]) for _, params in script.asked]
-    assert len({ticket.number for ticket in tickets}) == 3, "a guide of its own for each attempt"
-    assert script.crew.prepared == [(ticket, PAIR) for ticket in tickets]
-    assert result.metrics["mask"]["steps"] == 3
+    tickets = [tuple(params.extra_args["ananke"]) for _, params in script.asked]
+    assert len({*tickets}) == 3, "a guide of its own for each attempt"
 
 
 def test_a_verified_output_that_passes_at_once_is_buffered_too() -> None:
     result, emitted = answered(Script(["[1,2]"]), request(stream=True))
     assert [delta.text for delta in emitted] == ["[1,2]"]
     assert result.metrics["verification"]["attempts"] == 1
-    assert result.provenance["predicate"]["sampling_parameters"]["seed"] == 11
+    assert predicate_of(result)["sampling_parameters"]["seed"] == 11
 
 
 @pytest.mark.parametrize("bound", [1, 3])
@@ -190,7 +207,7 @@ def test_an_exact_output_streams_and_has_one_attempt_even_where_the_validator_ob
     assert len(script.asked) == 1
     assert result.report.constraint_satisfied is False
     assert "verification" not in result.metrics
-    assert result.provenance["predicate"]["verification"] is None
+    assert predicate_of(result)["verification"] is None
 
 
 def test_the_deadline_bounds_all_attempts_together() -> None:
@@ -224,7 +241,8 @@ def test_without_its_seal_a_constraint_is_compiled_here(sealed: bytes | None) ->
     assert [delta.text for delta in emitted] == ["[1,2]"]
     assert (result.report.guarantee, result.report.constraint_satisfied) == ("verified", True)
     assert [finding.pointer for finding in result.report.relaxed] == ["/schema/uniqueItems"]
-    assert len({program for _, program in script.crew.prepared}) == 1
+    assert len(script.programs) == 2
+    assert len({*script.programs}) == 1
 
 
 def test_an_alternative_is_judged_by_its_own_grammar() -> None:
@@ -237,3 +255,77 @@ def test_an_alternative_is_judged_by_its_own_grammar() -> None:
         result, emitted = answered(Script(["[1,1]", text]), request(constraint=constraint, sealed=sealed))
         assert [delta.text for delta in emitted] == [text]
         assert result.metrics["verification"]["attempts"] == 2
+
+
+def test_an_envelope_is_signed_and_verifies() -> None:
+    key = Key()
+    result, emitted = answered(Script(["[1,1]", "[1,2]"]), request(parameters={"seed": 2**60}), Notary(key.signer))
+    evidence = Evidence(
+        output=b"[1,2]",
+        prompt=b"Pair: ",
+        report=result.report.model_dump_json().encode(),
+        public_keys={"key": key.public_pem},
+    )
+    verification = verify(result.envelope, evidence)
+    assert verification.result == "verified", verification.checks
+    assert verification.statement is not None
+    predicate = verification.statement.predicate
+    assert predicate.constraint is not None
+    assert predicate.constraint.sha256 == sha256(DISTINCT)
+    assert predicate.verification is not None
+    assert predicate.verification.first_seed == str(2**60), "beyond what every JSON reader can hold"
+    assert predicate.timing_ms == result.metrics["timing_ms"]
+    assert predicate.output.tokens == emitted[0].tokens
+    assert predicate.received_at <= predicate.finished_at
+    assert predicate.signer == key.keyid
+
+
+def test_without_a_key_the_envelope_says_that_it_is_unsigned() -> None:
+    result, _ = answered(Script(["[1,2]"]), request())
+    assert Envelope.parse(result.envelope).signatures == ()
+    assert predicate_of(result)["signer"] is None
+    assert "provenance_log" not in result.metrics
+
+
+def test_an_output_behind_its_prompt_is_recorded_as_such() -> None:
+    result, emitted = answered(Script(["[1,2]"]), request(exclude_input_in_output=False))
+    assert [delta.text for delta in emitted] == ["Pair: ", "[1,2]"]
+    assert predicate_of(result)["output"]["includes_prompt"] is True
+    assert verify(result.envelope, Evidence(output=b"Pair: [1,2]")).failed == ()
+
+
+@pytest.mark.parametrize("logs_content", [False, True])
+def test_a_finished_request_has_its_line_in_the_log(tmp_path: Path, logs_content: bool) -> None:
+    log = ProvenanceLog(tmp_path / "log", max_bytes=1 << 20, files=1, fsync="always")
+    result, _ = answered(Script(["[1,2]"]), request(), Notary(log=log, logs_content=logs_content))
+    log.close()
+    assert result.metrics["provenance_log"] == {"line": "written", "lost": 0, "error": None}
+    [line] = (tmp_path / "log").read_bytes().splitlines()
+    content = json.loads(line)
+    assert line.startswith(b'{"envelope":' + result.envelope), "as it was sent, to the byte"
+    del content["envelope"]
+    assert content == ({"prompt": "Pair: ", "constraint": DISTINCT, "output": "[1,2]"} if logs_content else {})
+    assert (b"Pair: " in line) is logs_content
+
+
+def test_a_log_that_cannot_be_written_is_told_with_the_answer(tmp_path: Path) -> None:
+    log = ProvenanceLog(tmp_path / "log", max_bytes=1 << 20, files=1, fsync="always")
+    full = OSError(errno.ENOSPC, "No space left on device")
+    with patch("ananke_server.provenance.log.os.write", side_effect=full):
+        result, emitted = answered(Script(["[1,2]"]), request(), Notary(log=log))
+    assert [delta.text for delta in emitted] == ["[1,2]"]
+    assert result.metrics["provenance_log"] == {"line": "lost", "lost": 1, "error": "No space left on device"}
+    log.close()
+
+
+@pytest.mark.parametrize(
+    ("settings", "reason"),
+    [({"signing_key_file": "/nowhere/key.pem"}, "ANANKE_SIGNING_KEY_FILE: /nowhere/key.pem"), ({"provenance_log": "/proc/log"}, "log")],
+)
+def test_a_bad_key_or_log_ends_the_start_before_vllm_starts(settings: dict[str, str], reason: str) -> None:
+    with (
+        patch.object(engine_module, "start_engine", side_effect=AssertionError("vLLM was started")),
+        pytest.raises((SigningKeyError, LogError), match=reason) as failed,
+    ):
+        asyncio.run(GuidedEngine.start(Settings(model=str(SMALL_MODEL), **settings), SEAL))  # type: ignore[arg-type]
+    assert "\n" not in str(failed.value)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import aclosing, asynccontextmanager
+from contextlib import ExitStack, aclosing, asynccontextmanager
 from typing import Any
 
 from vllm import SamplingParams, TokensPrompt
@@ -20,7 +21,6 @@ from ananke_client.errors import (
     InvalidRequestError,
     OverloadedError,
 )
-from ananke_client.report import ConstraintReport
 from ananke_server.constraints import UNCONSTRAINED, CompiledConstraint, Compiler
 from ananke_server.constraints.refusal import error_from
 from ananke_server.constraints.service import make_compiler
@@ -28,7 +28,7 @@ from ananke_server.engine.attempts import Attempt, verification, verified_attemp
 from ananke_server.engine.guides import GuideDesk, Hold
 from ananke_server.engine.prompt import prompt_tokens
 from ananke_server.engine.request import Delta, Emit, GenerateRequest, GenerateResult
-from ananke_server.engine.sampling import recorded_parameters, sampling_params
+from ananke_server.engine.sampling import sampling_params
 from ananke_server.engine.start import device_name, start_engine
 from ananke_server.engine.timeline import Timeline
 from ananke_server.engine.verdict import Judge, report_with
@@ -36,7 +36,10 @@ from ananke_server.handover import Seal
 from ananke_server.masking.crew import MaskCrew
 from ananke_server.masking.tokenizer import served_source
 from ananke_server.masking.worker import EXTRA_ARGS_KEY
-from ananke_server.provenance import ModelIdentity, now, sha256, statement, versions
+from ananke_server.provenance.identity import DigestCache, ModelIdentity
+from ananke_server.provenance.notary import Content, Notary
+from ananke_server.provenance.predicate import EngineFacts, FinishedGeneration, predicate
+from ananke_server.provenance.signing import KEY_VARIABLE
 from ananke_server.settings import Settings
 
 # Threads that wait for the sandbox, or for a validator at work on a hostile schema: never those that others need.
@@ -47,7 +50,7 @@ JUDGEMENTS = 8
 class GuidedEngine:
     """vLLM behind guides. Every method belongs to the event loop that ``start`` ran on."""
 
-    def __init__(self, settings: Settings, seal: Seal, llm: Any, crew: MaskCrew) -> None:
+    def __init__(self, settings: Settings, seal: Seal, llm: Any, crew: MaskCrew, notary: Notary) -> None:
         config = llm.vllm_config
         self.settings = settings
         self.pending = 0
@@ -61,20 +64,36 @@ class GuidedEngine:
         self._judgements = ThreadPoolExecutor(JUDGEMENTS, thread_name_prefix="ananke-judge")
         self._judge = Judge(Compiler(served_source(config.model_config).load(), settings.limits), self._compiler.compile)
         self._context = int(config.model_config.max_model_len)
-        self._identity = ModelIdentity.of(settings.model, settings.revision)
+        self._notary = notary
+        cache = DigestCache(settings.digest_cache)
+        identity = ModelIdentity.of(settings.model, settings.revision, tokenizer=config.model_config.tokenizer, cache=cache)
+        self._facts = EngineFacts.of(identity, config, device_name())
         self._desk = GuideDesk(crew)
 
     @classmethod
     async def start(cls, settings: Settings, seal: Seal) -> GuidedEngine:
-        """Start vLLM and wait until it can generate."""
-        llm, crew = start_engine(settings)
-        try:
+        """Start vLLM and wait until it can generate.
+
+        Raises:
+            SigningKeyError: the signing key cannot be used.
+            LogError: the provenance log cannot be opened.
+        """
+        with ExitStack() as opened:
+            notary = Notary.of(settings)
+            opened.callback(notary.close)
+            os.environ.pop(KEY_VARIABLE, None)  # which vLLM's processes would inherit
+            llm, crew = start_engine(settings)
+            opened.callback(crew.close)
+            opened.callback(llm.shutdown)
             await crew.wait_until_up()
-            return cls(settings, seal, llm, crew)
-        except BaseException:
-            llm.shutdown()
-            crew.close()
-            raise
+            engine = cls(settings, seal, llm, crew, notary)
+            opened.pop_all()
+        return engine
+
+    @property
+    def llm(self) -> Any:
+        """vLLM itself, for what needs neither guide nor verdict."""
+        return self._llm
 
     def shutdown(self) -> None:
         """Stop vLLM's processes, and let go of the sandbox."""
@@ -83,6 +102,7 @@ class GuidedEngine:
         for threads in (self._compilations, self._judgements):
             threads.shutdown(wait=False, cancel_futures=True)
         self._compiler.close()
+        self._notary.close()
 
     async def generate(self, request: GenerateRequest, emit: Emit) -> GenerateResult:
         """Generate, handing each piece of text to ``emit``; the last piece has been handed over when this returns.
@@ -140,13 +160,19 @@ class GuidedEngine:
         else:
             attempt = await sample(params, 1, emit)
         report = report_with(attempt.verdict, compiled.report)
+        metrics |= timeline.metrics(attempt.outcome)
+        finished = FinishedGeneration(request, attempt, len(prompt), report, timeline, metrics, bool(echo))
+        content = Content(request.prompt, request.constraint, timeline.text)
+        envelope, logged = await self._notary.attest(lambda: predicate(finished, self._facts), echo + timeline.text, content)
+        if logged is not None:
+            metrics["provenance_log"] = logged
         return GenerateResult(
             finish_reason=str(attempt.last.finish_reason),
             input_tokens=len(prompt),
             cumulative_logprob=attempt.last.cumulative_logprob,
             report=report,
-            provenance=statement(echo + timeline.text, self._predicate(request, attempt, len(prompt), report, timeline)),
-            metrics=timeline.metrics(attempt.outcome) | metrics,
+            envelope=envelope,
+            metrics=metrics,
         )
 
     async def _constraint(self, request: GenerateRequest) -> CompiledConstraint:
@@ -184,35 +210,6 @@ class GuidedEngine:
                 emit(delta)
         assert output is not None
         return output
-
-    def _predicate(
-        self,
-        request: GenerateRequest,
-        attempt: Attempt,
-        input_tokens: int,
-        report: ConstraintReport,
-        timeline: Timeline,
-    ) -> dict[str, Any]:
-        constraint = None
-        if request.constraint is not None:
-            constraint = {"sha256": sha256(request.constraint), "key": report.key, "kind": report.kind, "guarantee": report.guarantee}
-        verified = None
-        if report.guarantee == "verified":
-            verified = {"attempts": attempt.number, "first_seed": attempt.first_seed}
-        return {
-            "request_id": request.request_id,
-            "finished_at": now(),
-            "prompt": {"sha256": sha256(request.prompt), "tokens": input_tokens},
-            "constraint": constraint,
-            "constraint_satisfied": report.constraint_satisfied,
-            "verification": verified,
-            "output": {"tokens": len(timeline.token_ids), "finish_reason": attempt.last.finish_reason},
-            "model": self._identity.to_json(),
-            "sampling_parameters": recorded_parameters(attempt.params),
-            "versions": versions(),
-            "device": device_name(),
-            "timing_ms": timeline.timing(),
-        }
 
     def _translate(self, fault: Exception) -> AnankeError:
         if isinstance(fault, VLLMValidationError):

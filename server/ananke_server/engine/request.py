@@ -54,5 +54,6 @@ class GenerateResult:
     input_tokens: int
     cumulative_logprob: float | None
     report: ConstraintReport
-    provenance: dict[str, Any]
+    envelope: bytes
+    """The DSSE envelope of the statement about the output, without signatures where no key is set."""
     metrics: dict[str, Any]

@@ -8,6 +8,7 @@ from typing import Any
 
 from ananke_server.engine.request import Delta
 from ananke_server.masking.tickets import Outcome
+from ananke_server.provenance.surroundings import now
 
 
 @dataclass(slots=True)
@@ -15,6 +16,8 @@ class Timeline:
     """Moments are seconds of a monotonic clock, None while they lie ahead."""
 
     arrived: float = field(default_factory=time.monotonic)
+    received_at: str = field(default_factory=now)
+    """The time of arrival, in UTC and RFC 3339."""
     admitted: float | None = None
     first_token: float | None = None
     finished: float | None = None

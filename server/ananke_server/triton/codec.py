@@ -106,7 +106,7 @@ def encode_result(delta: Delta, result: GenerateResult, wants: frozenset[str]) -
     if "return_num_input_tokens" in wants:
         tensors.append(pb_utils.Tensor("num_input_tokens", np.array([result.input_tokens], dtype=np.uint32)))
     tensors.append(bytes_tensor("constraint_report", result.report.model_dump_json()))
-    tensors.append(bytes_tensor("provenance", json.dumps(result.provenance)))
+    tensors.append(bytes_tensor("provenance", result.envelope))
     tensors.append(bytes_tensor("metrics", json.dumps(result.metrics)))
     return pb_utils.InferenceResponse(output_tensors=tensors)
 

@@ -1,0 +1,35 @@
+"""Provenance: statements about outputs, their signed envelopes, and how to verify them.
+
+    envelope = result.envelope.encode()
+    verification = verify(envelope, Evidence(output=result.text.encode(), public_keys={"key": Path("signing.pub.pem").read_bytes()}))
+    verification.result  # "verified", "failed" or "incomplete"
+"""
+
+from ananke_client.provenance.canonical import NotCanonicalError, canonical_json, read_canonical, sha256
+from ananke_client.provenance.envelope import Envelope, EnvelopeError, Signature, SignatureFault
+from ananke_client.provenance.keys import PublicKey, PublicKeyError
+from ananke_client.provenance.statement import PREDICATE_TYPE, STATEMENT_TYPE, Predicate, Statement
+from ananke_client.provenance.verification import Check, Evidence, Judge, Judged, Verification, verify
+
+__all__ = [
+    "PREDICATE_TYPE",
+    "STATEMENT_TYPE",
+    "Check",
+    "Envelope",
+    "EnvelopeError",
+    "Evidence",
+    "Judge",
+    "Judged",
+    "NotCanonicalError",
+    "Predicate",
+    "PublicKey",
+    "PublicKeyError",
+    "Signature",
+    "SignatureFault",
+    "Statement",
+    "Verification",
+    "canonical_json",
+    "read_canonical",
+    "sha256",
+    "verify",
+]
