@@ -45,6 +45,11 @@ class ResponseAssembler:
         self._deltas.append(delta)
         return delta
 
+    @property
+    def complete(self) -> bool:
+        """Whether the final response came."""
+        return self._final is not None
+
     def result(self) -> GenerationResult:
         """The result of all responses.
 
@@ -69,6 +74,7 @@ class ResponseAssembler:
             cumulative_logprob=None if logprob is None else float(logprob),
             provenance=_json_object(final, "provenance"),
             metrics=_json_object(final, "metrics"),
+            output_type=self._request.output_type,
         )
 
 
