@@ -38,17 +38,13 @@ class BlockingClient:
         self.wait(stream.__aenter__())
         return BlockingStream(self, stream)
 
-    def close(self) -> None:
-        if self._loop.is_running():
-            self.wait(self._client.close())
-            self._loop.call_soon_threadsafe(self._loop.stop)
-            self._thread.join(10)
-
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(10)
 
 
 class BlockingStream(Iterator[str]):

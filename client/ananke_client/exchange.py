@@ -182,6 +182,8 @@ class GenerationCall:
         if self._closed and isinstance(error, AnankeError):
             raise CancelledError("the call was closed") from error
         if self._delivered or not isinstance(error, AnankeError):
+            if isinstance(error, RetryableError):
+                error.add_note("not tried again, since text was delivered")
             await self.close()
             raise error
         try:

@@ -41,6 +41,9 @@ CHANNEL_OPTIONS: Final = (
 
 _UNAVAILABLE = re.compile("shutting down|not ready|no available versions|maximum queue size")
 
+# What grpc.aio itself says where a request could not be written, its connection being gone.
+_NOT_WRITTEN = "Internal error from Core"
+
 _NUMBERS = {"BOOL": "<?", "INT32": "<i", "INT64": "<q", "UINT32": "<I", "UINT64": "<Q", "FP32": "<f", "FP64": "<d"}
 
 Info = TypeVar("Info", bound=BaseModel)
@@ -150,6 +153,8 @@ def decode_outputs(message: service_pb2.ModelInferResponse) -> Outputs:
 def error_of_call(error: grpc.RpcError) -> AnankeError:
     """The error that a call's status stands for; of ``grpc`` and of ``grpc.aio`` alike."""
     code, text = error.code(), error.details() or ""
+    if code is grpc.StatusCode.INTERNAL and text == _NOT_WRITTEN:
+        code = grpc.StatusCode.UNAVAILABLE
     return from_wire(text) or _ERRORS.get(code, InternalError)(f"{code.name}: {text}")
 
 

@@ -54,7 +54,8 @@ def client_of(request):
 
     yield make
     for client in made:
-        client.close()
+        with client:
+            pass
 
 
 @pytest.fixture
