@@ -25,7 +25,7 @@ class GenerationConfig(BaseModel):
 
     max_tokens: int | None = Field(default=2048, ge=1, lt=_INT64)
     """Bound on the output, in tokens; the server lowers its default to what the context leaves."""
-    temperature: _Finite | None = Field(default=0.7, ge=0)
+    temperature: _Finite | None = Field(default=0.7, ge=0, le=2)
     """0 is greedy."""
     top_p: _Finite | None = Field(default=0.95, gt=0, le=1)
     top_k: int | None = Field(default=50, ge=-1, lt=_INT64)

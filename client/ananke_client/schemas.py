@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
@@ -31,7 +32,7 @@ def adapter_of(schema: Any) -> TypeAdapter[Any] | None:
         return None
     if isinstance(schema, TypeAdapter):
         return schema
-    if schema is None or isinstance(schema, (str, bytes, int, float, list, tuple, set)):
+    if schema is None or isinstance(schema, (str, bytes, int, float, list, tuple, set)) or inspect.isroutine(schema):
         raise InvalidConstraintError(f"the schema is a {type(schema).__name__}: give a mapping, a boolean, a type or a TypeAdapter")
     try:
         return TypeAdapter(schema)

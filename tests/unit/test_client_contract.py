@@ -21,6 +21,7 @@ def test_config_sends_only_what_is_set():
         {"max_tokens": True},
         {"max_tokens": "7"},
         {"temperature": -0.1},
+        {"temperature": 2.1},
         {"temperature": float("nan")},
         {"top_p": 0},
         {"top_p": 1.1},
@@ -47,7 +48,7 @@ def test_config_refuses(fields):
 
 @pytest.mark.parametrize(
     "fields",
-    [{"temperature": 0}, {"temperature": 5.0}, {"top_p": 1}, {"top_k": -1}, {"min_p": 0}, {"seed": -(2**63)}, {"presence_penalty": -2}],
+    [{"temperature": 0}, {"temperature": 2.0}, {"top_p": 1}, {"top_k": -1}, {"min_p": 0}, {"seed": -(2**63)}, {"presence_penalty": -2}],
 )
 def test_config_takes_its_bounds(fields):
     assert json.loads(GenerationConfig(**fields).to_json()) == fields
