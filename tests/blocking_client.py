@@ -42,9 +42,10 @@ class BlockingClient:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.close()
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(10)
+        if self._loop.is_running():
+            self.close()
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            self._thread.join(10)
 
 
 class BlockingStream(Iterator[str]):

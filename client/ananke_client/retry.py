@@ -16,8 +16,8 @@ class RetryPolicy:
 
     Only a ``RetryableError`` is tried again (overloaded, or the engine or the way to it down), and only while no text has been
     handed out and the call's timeout leaves room for the wait. The n-th wait is drawn evenly from 0 to
-    ``min(longest, first * factor ** (n - 1))`` seconds ("full jitter": https://aws.amazon.com/builders-library/
-    timeouts-retries-and-backoff-with-jitter/), so that clients that failed together do not come back together.
+    ``min(longest, first * factor ** (n - 1))`` seconds, so that clients that failed together do not come back together ("full jitter":
+    https://aws.amazon.com/builders-library/timeouts-retries-and-backoff-with-jitter/).
 
     Raises:
         InvalidRequestError: a value is out of its range.
