@@ -193,8 +193,8 @@ def test_a_batch_shows_a_bar(client, capsys):
 
 def test_faulty_connections_lose_no_item(kind, port, script):
     script.pace = 0.002
-    prompts = [f"words {5 + index % 7} {index}" for index in range(80)]
-    with FaultProxy(port, faults=24, seed=5, reach=1500) as proxy, make_client(kind, proxy.port, timeout=60, retry=PATIENT) as client:
+    prompts = [f"words {5 + index % 7} {index}" for index in range(60)]
+    with FaultProxy(port, faults=16, seed=5, reach=1500) as proxy, make_client(kind, proxy.port, timeout=60, retry=PATIENT) as client:
         outcomes = client.generate_batch(prompts, concurrency=8)
     assert [getattr(outcome, "text", outcome) for outcome in outcomes] == ["".join(script.words(prompt)) for prompt in prompts]
     assert all(proxy.met[fault] for fault in ("drop", "reset", "cut", "delay")), proxy.met
@@ -204,8 +204,8 @@ def test_faulty_connections_lose_no_item(kind, port, script):
 def test_faulty_connections_deliver_no_token_twice(kind, port, script):
     script.pace = 0.002
     whole = broken = 0
-    with FaultProxy(port, faults=24, seed=9, reach=4000) as proxy, make_client(kind, proxy.port, timeout=60, retry=PATIENT) as client:
-        for index in range(60):
+    with FaultProxy(port, faults=16, seed=9, reach=4000) as proxy, make_client(kind, proxy.port, timeout=60, retry=PATIENT) as client:
+        for index in range(40):
             prompt, delivered = f"words {5 + index % 7} {index}", []
             try:
                 delivered.extend(stream := client.generate_stream(prompt))
