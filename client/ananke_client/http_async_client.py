@@ -16,6 +16,9 @@ from ananke_client.http_codec import BodyDecoder, base_url_of, error_of_status, 
 from ananke_client.http_transport import HEADERS, LIMITS, HttpResponses, HttpTransport, request_of
 from ananke_client.retry import RetryPolicy
 
+# httpx 0.28 lets an alert of TLS through as Python's own error, where a server refuses the client's certificate.
+_BROKEN = (httpx.TransportError, OSError)
+
 
 class AsyncAnankeInferenceHTTPClient(AsyncInferenceClient):
     """Client over HTTP, for one event loop; connections are kept and used again.
@@ -69,10 +72,10 @@ class _AsyncTransport(HttpTransport):
         try:
             async with asyncio.timeout(timeout):
                 return await self._http.send(request_of(self._http, question, timeout), stream=True)
-        except httpx.TransportError as error:
-            raise error_of_transport(error) from error
         except TimeoutError as error:
             raise DeadlineExceededError("the server did not answer in time") from error
+        except _BROKEN as error:
+            raise error_of_transport(error) from error
 
     async def pause(self, seconds: float) -> None:
         await asyncio.sleep(seconds)
@@ -91,12 +94,12 @@ class _AsyncResponses(HttpResponses):
         try:
             async with asyncio.timeout(self._deadline - time.monotonic()):
                 return await anext(self._chunks, None)
-        except httpx.TransportError as error:
+        except TimeoutError as error:
+            raise DeadlineExceededError("the server did not end the response in time") from error
+        except _BROKEN as error:
             raise error_of_transport(error) from error
         except httpx.StreamError as error:
             raise CancelledError("the response was closed") from error
-        except TimeoutError as error:
-            raise DeadlineExceededError("the server did not end the response in time") from error
 
     async def close(self) -> None:
         await self._response.aclose()
@@ -107,9 +110,9 @@ async def _read(response: httpx.Response, seconds: float) -> str:
     try:
         async with asyncio.timeout(seconds):
             return (await response.aread()).decode("utf-8", errors="replace")
-    except httpx.TransportError as error:
-        raise error_of_transport(error) from error
     except TimeoutError as error:
         raise DeadlineExceededError("the server did not end the response in time") from error
+    except _BROKEN as error:
+        raise error_of_transport(error) from error
     finally:
         await response.aclose()

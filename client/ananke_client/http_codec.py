@@ -117,7 +117,7 @@ def error_of_status(status: int, text: str) -> AnankeError:
     return from_wire(message) or _ERRORS.get(status, InternalError)(f"HTTP {status}: {message}")
 
 
-def error_of_transport(error: httpx.TransportError) -> AnankeError:
+def error_of_transport(error: httpx.TransportError | OSError) -> AnankeError:
     """The error that a failed exchange stands for."""
     if isinstance(error, httpx.TimeoutException) and not isinstance(error, httpx.ConnectTimeout):
         return DeadlineExceededError(f"the server did not answer in time: {error!r}")
