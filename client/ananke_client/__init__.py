@@ -1,6 +1,6 @@
 """Client of Ananke for Triton: generation within constraints.
 
-The contract's types load at once; a transport, with grpc or httpx, loads when its client is first named.
+Nothing but this file loads until a name is used; grpc and httpx load with the client that needs them.
 """
 
 from __future__ import annotations
@@ -8,52 +8,62 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from ananke_client.config import GenerationConfig
-from ananke_client.constraint import (
-    KINDS,
-    ChoiceConstraint,
-    CompositeConstraint,
-    Constraint,
-    ConstraintSpec,
-    GrammarConstraint,
-    JsonSchemaConstraint,
-    RegexConstraint,
-    TokenMaskConstraint,
-    parse_constraint,
-)
-from ananke_client.errors import (
-    AnankeError,
-    CancelledError,
-    ConstraintTooLargeError,
-    DeadEndError,
-    DeadlineExceededError,
-    EngineUnavailableError,
-    ErrorCode,
-    GenerationError,
-    InternalError,
-    InvalidConstraintError,
-    InvalidRequestError,
-    OverloadedError,
-    RequestError,
-    RetryableError,
-    UnsupportedConstraintError,
-    VerificationFailedError,
-)
-from ananke_client.health import HealthStatus
-from ananke_client.report import ConstraintReport, Diagnostic, Guarantee
-from ananke_client.request import ConstraintLike, Prompt
-from ananke_client.result import GenerationResult, Usage
-from ananke_client.stream import GenerationStream
-
 if TYPE_CHECKING:
+    from ananke_client.batch import BatchItem, Outcome
+    from ananke_client.config import GenerationConfig
+    from ananke_client.connection import API_KEY_HEADER, TLSConfig
+    from ananke_client.constraint import (
+        KINDS,
+        ChoiceConstraint,
+        CompositeConstraint,
+        Constraint,
+        ConstraintSpec,
+        GrammarConstraint,
+        JsonSchemaConstraint,
+        RegexConstraint,
+        TokenMaskConstraint,
+        parse_constraint,
+    )
+    from ananke_client.errors import (
+        AnankeError,
+        CancelledError,
+        ConstraintTooLargeError,
+        DeadEndError,
+        DeadlineExceededError,
+        EngineUnavailableError,
+        ErrorCode,
+        GenerationError,
+        InternalError,
+        InvalidConstraintError,
+        InvalidRequestError,
+        OverloadedError,
+        RequestError,
+        RetryableError,
+        UnsupportedConstraintError,
+        VerificationFailedError,
+    )
+    from ananke_client.grpc_async_client import AsyncAnankeInferenceClient
     from ananke_client.grpc_client import AnankeInferenceClient
+    from ananke_client.health import HealthStatus
+    from ananke_client.http_async_client import AsyncAnankeInferenceHTTPClient
     from ananke_client.http_client import AnankeInferenceHTTPClient
+    from ananke_client.model_info import InferenceStatistics, ModelMetadata, ModelStatistics, StatisticDuration, TensorMetadata
+    from ananke_client.report import ConstraintReport, Diagnostic, Guarantee
+    from ananke_client.request import ConstraintLike, Prompt
+    from ananke_client.result import GenerationResult, Usage
+    from ananke_client.retry import RetryPolicy
+    from ananke_client.stream import AsyncGenerationStream, GenerationStream
 
 __all__ = [
+    "API_KEY_HEADER",
     "KINDS",
     "AnankeError",
     "AnankeInferenceClient",
     "AnankeInferenceHTTPClient",
+    "AsyncAnankeInferenceClient",
+    "AsyncAnankeInferenceHTTPClient",
+    "AsyncGenerationStream",
+    "BatchItem",
     "CancelledError",
     "ChoiceConstraint",
     "CompositeConstraint",
@@ -74,15 +84,23 @@ __all__ = [
     "GrammarConstraint",
     "Guarantee",
     "HealthStatus",
+    "InferenceStatistics",
     "InternalError",
     "InvalidConstraintError",
     "InvalidRequestError",
     "JsonSchemaConstraint",
+    "ModelMetadata",
+    "ModelStatistics",
+    "Outcome",
     "OverloadedError",
     "Prompt",
     "RegexConstraint",
     "RequestError",
+    "RetryPolicy",
     "RetryableError",
+    "StatisticDuration",
+    "TLSConfig",
+    "TensorMetadata",
     "TokenMaskConstraint",
     "UnsupportedConstraintError",
     "Usage",
@@ -90,16 +108,41 @@ __all__ = [
     "parse_constraint",
 ]
 
-_TRANSPORTS = {
-    "AnankeInferenceClient": "ananke_client.grpc_client",
-    "AnankeInferenceHTTPClient": "ananke_client.http_client",
+_MODULES = {
+    "batch": ("BatchItem", "Outcome"),
+    "config": ("GenerationConfig",),
+    "connection": ("API_KEY_HEADER", "TLSConfig"),
+    "constraint": (
+        *("KINDS", "ChoiceConstraint", "CompositeConstraint", "Constraint", "ConstraintSpec", "GrammarConstraint"),
+        *("JsonSchemaConstraint", "RegexConstraint", "TokenMaskConstraint", "parse_constraint"),
+    ),
+    "errors": (
+        *("AnankeError", "CancelledError", "ConstraintTooLargeError", "DeadEndError", "DeadlineExceededError"),
+        *("EngineUnavailableError", "ErrorCode", "GenerationError", "InternalError", "InvalidConstraintError"),
+        *("InvalidRequestError", "OverloadedError", "RequestError", "RetryableError", "UnsupportedConstraintError"),
+        "VerificationFailedError",
+    ),
+    "grpc_async_client": ("AsyncAnankeInferenceClient",),
+    "grpc_client": ("AnankeInferenceClient",),
+    "health": ("HealthStatus",),
+    "http_async_client": ("AsyncAnankeInferenceHTTPClient",),
+    "http_client": ("AnankeInferenceHTTPClient",),
+    "model_info": ("InferenceStatistics", "ModelMetadata", "ModelStatistics", "StatisticDuration", "TensorMetadata"),
+    "report": ("ConstraintReport", "Diagnostic", "Guarantee"),
+    "request": ("ConstraintLike", "Prompt"),
+    "result": ("GenerationResult", "Usage"),
+    "retry": ("RetryPolicy",),
+    "stream": ("AsyncGenerationStream", "GenerationStream"),
 }
+_HOMES = {name: module for module, names in _MODULES.items() for name in names}
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _TRANSPORTS:
+    if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(_TRANSPORTS[name]), name)
+    value = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
 
 
 def __dir__() -> list[str]:

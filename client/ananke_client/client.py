@@ -1,46 +1,39 @@
-"""Client: what the synchronous clients share; a transport adds how one call travels."""
+"""Client: the methods of the synchronous clients; ``async_client`` has the same, to be awaited."""
 
 from __future__ import annotations
 
 import re
-from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar, overload
 
+from ananke_client.batch import DEFAULT_CONCURRENCY, Batch, BatchItem, Outcome, Progress
 from ananke_client.config import GenerationConfig
-from ananke_client.errors import AnankeError
+from ananke_client.exchange import Exchange, run
 from ananke_client.health import HealthStatus
+from ananke_client.model_info import ModelMetadata, ModelStatistics
 from ananke_client.report import ConstraintReport
 from ananke_client.request import (
     ConstraintLike,
-    GenerationRequest,
     Prompt,
-    check_timeout,
     choice_constraint,
-    constraint_text,
     grammar_constraint,
     json_schema_constraint,
     regex_constraint,
 )
-from ananke_client.response import ResponseAssembler, parse_report, refusal
 from ananke_client.result import GenerationResult
-from ananke_client.stream import GenerationStream, Responses
+from ananke_client.schemas import SchemaLike, SchemaType
+from ananke_client.stream import GenerationStream
 
-DEFAULT_TIMEOUT = 600.0
-"""Seconds that a generation may take."""
-
-HEALTH_TIMEOUT = 5.0
-"""Seconds that one health probe may take."""
+T = TypeVar("T")
 
 
-class InferenceClient(ABC):
+class InferenceClient:
     """A client of one server; threads may share it. Close it, or use it as a context manager."""
 
-    def __init__(self, *, model_name: str, validate_model_name: str, timeout: float) -> None:
-        self._model_name = model_name
-        self._validate_model_name = validate_model_name
-        self._timeout = check_timeout(timeout)
+    def __init__(self, exchange: Exchange) -> None:
+        self._exchange = exchange
 
     def generate(
         self,
@@ -57,21 +50,18 @@ class InferenceClient(ABC):
             prompt: a text, or chat messages with ``role`` and ``content``.
             constraint: what the output has to satisfy; a mapping or a JSON text is sent as it is.
             config: sampling parameters; None takes the server's defaults.
-            timeout: seconds that the generation may take; None takes the client's.
+            timeout: seconds that it may take, retries included; None takes the client's.
             request_id: names the request in the server's logs; None mints one.
 
         Raises:
             RequestError: the request, or its constraint, has to change.
             GenerationError: no valid output came of it.
-            RetryableError: the server is overloaded, down or out of reach.
+            RetryableError: the server is overloaded, down or out of reach, and stayed so over all retries.
             DeadlineExceededError: the timeout passed.
-            CancelledError: the server cancelled the request.
+            CancelledError: the server cancelled the request, or the client was closed.
             InternalError: the server failed.
         """
-        with self._start(prompt, constraint, config, stream=False, timeout=timeout, request_id=request_id) as stream:
-            for _ in stream:
-                pass
-            return stream.result
+        return run(self._exchange.generate(prompt, constraint, config, timeout=timeout, request_id=request_id))
 
     def generate_stream(
         self,
@@ -82,9 +72,15 @@ class InferenceClient(ABC):
         timeout: float | None = None,
         request_id: str | None = None,
     ) -> GenerationStream:
-        """As ``generate``, but the text comes in deltas. The request is sent at once; errors are raised here or by iteration."""
-        return self._start(prompt, constraint, config, stream=True, timeout=timeout, request_id=request_id)
+        """As ``generate``, but the text comes in deltas. The request is sent at once; errors are raised here or by iteration.
 
+        Once a delta was handed out nothing is tried again, so no token comes twice.
+        """
+        call = self._exchange.start(prompt, constraint, config, stream=True, timeout=timeout, request_id=request_id)
+        run(call.open())
+        return GenerationStream(call)
+
+    @overload
     def generate_with_json_schema(
         self,
         prompt: Prompt,
@@ -93,8 +89,29 @@ class InferenceClient(ABC):
         *,
         timeout: float | None = None,
         request_id: str | None = None,
-    ) -> GenerationResult:
-        """As ``generate``; the output is a JSON value that ``schema`` admits, in ``parsed``."""
+    ) -> GenerationResult[Any]: ...
+
+    @overload
+    def generate_with_json_schema(
+        self,
+        prompt: Prompt,
+        schema: SchemaType[T],
+        config: GenerationConfig | None = None,
+        *,
+        timeout: float | None = None,
+        request_id: str | None = None,
+    ) -> GenerationResult[T]: ...
+
+    def generate_with_json_schema(
+        self,
+        prompt: Prompt,
+        schema: SchemaLike,
+        config: GenerationConfig | None = None,
+        *,
+        timeout: float | None = None,
+        request_id: str | None = None,
+    ) -> GenerationResult[Any]:
+        """As ``generate``; the output is a JSON value that ``schema`` admits, in ``parsed``: an instance, where it is a type."""
         return self.generate(prompt, json_schema_constraint(schema), config, timeout=timeout, request_id=request_id)
 
     def generate_with_regex(
@@ -106,7 +123,7 @@ class InferenceClient(ABC):
         timeout: float | None = None,
         request_id: str | None = None,
     ) -> GenerationResult:
-        """As ``generate``; the whole output matches ``pattern`` (Rust's regex syntax; a compiled pattern must have no flags)."""
+        """As ``generate``; the whole output matches ``pattern`` (Rust's regex syntax; a compiled pattern's flags i, m, s, x count)."""
         return self.generate(prompt, regex_constraint(pattern), config, timeout=timeout, request_id=request_id)
 
     def generate_with_grammar(
@@ -133,35 +150,78 @@ class InferenceClient(ABC):
         """As ``generate``; the output is one of ``choices``, to the letter."""
         return self.generate(prompt, choice_constraint(choices), config, timeout=timeout, request_id=request_id)
 
-    def validate(self, constraint: ConstraintLike) -> ConstraintReport:
+    def generate_batch(
+        self,
+        prompts: Iterable[Prompt | BatchItem],
+        constraint: ConstraintLike | None = None,
+        config: GenerationConfig | None = None,
+        *,
+        concurrency: int = DEFAULT_CONCURRENCY,
+        timeout: float | None = None,
+        progress: Progress | None = None,
+        tqdm: bool = False,
+    ) -> list[Outcome]:
+        """Generates for many prompts, some at once.
+
+        Args:
+            prompts: prompts, or ``BatchItem`` where one has a constraint or a config of its own.
+            constraint: of every item that has none.
+            config: of every item that has none.
+            concurrency: how many run at once, at most.
+            timeout: seconds that each item may take, counted from when it starts; None takes the client's.
+            progress: called with the numbers of items done and of all, as each is done.
+            tqdm: show a bar (the extra ``progress``).
+
+        Returns:
+            For each prompt, in order, its result or the exception that ``generate`` raised; one failure leaves the rest alone.
+
+        Raises:
+            InvalidRequestError: ``prompts`` is one text, or ``concurrency`` no positive whole number.
+            ModuleNotFoundError: ``tqdm`` is not installed.
+        """
+        with (
+            Batch(prompts, constraint, config, concurrency=concurrency, progress=progress, tqdm=tqdm) as batch,
+            ThreadPoolExecutor(batch.workers, "ananke-batch") as pool,
+        ):
+            futures = {pool.submit(self._outcome, item, timeout): index for index, item in batch}
+            try:
+                for future in as_completed(futures):
+                    batch.record(futures[future], future.result())
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
+            return batch.outcomes
+
+    def validate(self, constraint: ConstraintLike, *, timeout: float | None = None) -> ConstraintReport:
         """The server's report on a constraint, accepted or not, without a generation.
 
         Raises:
-            RetryableError: the server is overloaded, down or out of reach.
-            DeadlineExceededError: the client's timeout passed.
+            RetryableError: the server is overloaded, down or out of reach, and stayed so over all retries.
+            DeadlineExceededError: the timeout passed.
             InternalError: the server failed.
         """
-        try:
-            return parse_report(self._validate(constraint_text(constraint)))
-        except AnankeError as error:
-            return refusal(error)
+        return run(self._exchange.validate(constraint, timeout))
 
     def health_check(self) -> HealthStatus:
         """The server's state, within a few seconds. Raises: never; an unreachable server is not live, and ``error`` says why."""
-        live = ready = False
-        models: dict[str, bool] = {}
-        try:
-            live = self._is_live()
-            ready = self._is_ready()
-            for name in (self._model_name, self._validate_model_name):
-                models[name] = self._is_model_ready(name)
-            return HealthStatus(live=live, ready=ready, models=models, server_version=self._server_version())
-        except Exception as error:
-            return HealthStatus(live=live, ready=ready, models=models, error=str(error) or repr(error))
+        return run(self._exchange.health_check())
 
-    @abstractmethod
+    def model_metadata(self, model_name: str | None = None, *, timeout: float | None = None) -> ModelMetadata:
+        """A model's versions, inputs and outputs, from Triton itself; None asks for the model that generates.
+
+        Raises:
+            InvalidRequestError: there is no such model.
+            RetryableError, DeadlineExceededError: as ``validate``; the timeout is 5 s by default.
+        """
+        return run(self._exchange.model_metadata(model_name, timeout))
+
+    def model_statistics(self, model_name: str | None = None, *, timeout: float | None = None) -> list[ModelStatistics]:
+        """Triton's counters of a model, an entry for each of its versions; raises as ``model_metadata``."""
+        return run(self._exchange.model_statistics(model_name, timeout))
+
     def close(self) -> None:
-        """Closes the connections; calls in flight end with an error. Raises: never."""
+        """Ends the streams in flight, whose threads get a ``CancelledError``, and closes the connections. Raises: never."""
+        run(self._exchange.close())
 
     def __enter__(self) -> Self:
         return self
@@ -169,36 +229,5 @@ class InferenceClient(ABC):
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
 
-    def _start(
-        self,
-        prompt: Prompt,
-        constraint: ConstraintLike | None,
-        config: GenerationConfig | None,
-        *,
-        stream: bool,
-        timeout: float | None,
-        request_id: str | None,
-    ) -> GenerationStream:
-        timeout = self._timeout if timeout is None else timeout
-        request = GenerationRequest.of(prompt, constraint, config, stream=stream, timeout=timeout, request_id=request_id)
-        return GenerationStream(self._send(request), ResponseAssembler(request))
-
-    @abstractmethod
-    def _send(self, request: GenerationRequest) -> Responses:
-        """Starts one call to the generation model."""
-
-    @abstractmethod
-    def _validate(self, constraint: str) -> str:
-        """The validation model's report, as JSON text."""
-
-    @abstractmethod
-    def _is_live(self) -> bool: ...
-
-    @abstractmethod
-    def _is_ready(self) -> bool: ...
-
-    @abstractmethod
-    def _is_model_ready(self, name: str) -> bool: ...
-
-    @abstractmethod
-    def _server_version(self) -> str: ...
+    def _outcome(self, item: BatchItem, timeout: float | None) -> Outcome:
+        return run(self._exchange.outcome(item, timeout))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable
 from typing import Annotated, Any, Literal
 
@@ -10,6 +11,7 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    PrivateAttr,
     SerializerFunctionWrapHandler,
     StrictBool,
     StrictInt,
@@ -17,6 +19,9 @@ from pydantic import (
     model_serializer,
     model_validator,
 )
+
+from ananke_client.patterns import pattern_text
+from ananke_client.schemas import SchemaLike, adapter_of, schema_of
 
 
 class _Constraint(BaseModel):
@@ -45,6 +50,19 @@ class JsonSchemaConstraint(_Constraint):
     """``compact`` writes no white space between JSON's tokens."""
     unsupported: Literal["refuse", "verify"] = "refuse"
     """What becomes of keywords that a mask cannot express: a refusal, or a check of the finished output."""
+    _output_type: TypeAdapter[Any] | None = PrivateAttr(None)
+
+    @property
+    def output_type(self) -> TypeAdapter[Any] | None:
+        """The type that the schema was made of, if it was; it stays with the client."""
+        return self._output_type
+
+    @classmethod
+    def of_type(cls, output_type: TypeAdapter[Any], **options: Any) -> JsonSchemaConstraint:
+        """The constraint that a type's JSON schema makes. Raises: InvalidConstraintError, where it has none."""
+        constraint = cls(schema=schema_of(output_type), **options)
+        constraint._output_type = output_type
+        return constraint
 
 
 class RegexConstraint(_Constraint):
@@ -123,18 +141,32 @@ class ConstraintSpec:
 
     @staticmethod
     def json_schema(
-        schema: dict[str, Any] | bool,
+        schema: SchemaLike,
         *,
         whitespace: Literal["flexible", "compact"] = "flexible",
         unsupported: Literal["refuse", "verify"] = "refuse",
     ) -> JsonSchemaConstraint:
-        """The output is a JSON value that ``schema`` admits."""
-        return JsonSchemaConstraint(schema=schema, whitespace=whitespace, unsupported=unsupported)
+        """The output is a JSON value that ``schema`` admits.
+
+        Of a type (a pydantic model, a dataclass, a TypedDict or a ``TypeAdapter``) its JSON schema is taken, with objects closed
+        unless they say otherwise, and a result's ``parsed`` is an instance.
+
+        Raises:
+            InvalidConstraintError: it is neither schema nor type, or the type has no JSON schema.
+        """
+        if (output_type := adapter_of(schema)) is not None:
+            return JsonSchemaConstraint.of_type(output_type, whitespace=whitespace, unsupported=unsupported)
+        plain: Any = schema
+        return JsonSchemaConstraint(schema=plain, whitespace=whitespace, unsupported=unsupported)
 
     @staticmethod
-    def regex(pattern: str, *, dialect: Literal["rust", "ecma"] = "rust") -> RegexConstraint:
-        """The whole output matches ``pattern``."""
-        return RegexConstraint(pattern=pattern, dialect=dialect)
+    def regex(pattern: str | re.Pattern[str], *, dialect: Literal["rust", "ecma"] = "rust") -> RegexConstraint:
+        """The whole output matches ``pattern``; the flags of a compiled one are written into it.
+
+        Raises:
+            InvalidConstraintError: a compiled pattern is of bytes, or has a flag that no dialect has.
+        """
+        return RegexConstraint(pattern=pattern_text(pattern), dialect=dialect)
 
     @staticmethod
     def choice(*choices: str) -> ChoiceConstraint:

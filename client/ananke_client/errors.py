@@ -9,7 +9,7 @@
     ├── GenerationError               the constraint stands, this generation failed
     │   ├── DeadEndError                  dead_end
     │   └── VerificationFailedError       verification_failed
-    ├── RetryableError                the same request may succeed later
+    ├── RetryableError                the same request may succeed later; the clients try it again (``RetryPolicy``)
     │   ├── OverloadedError               overloaded
     │   └── EngineUnavailableError        engine_unavailable
     ├── DeadlineExceededError         deadline_exceeded

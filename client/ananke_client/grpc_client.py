@@ -1,38 +1,39 @@
-"""gRPC client: one call of ModelStreamInfer a generation, all on one channel."""
+"""gRPC client, synchronous."""
 
 from __future__ import annotations
 
-import contextlib
+import time
+from collections.abc import Mapping
+from typing import Any
 
 import grpc
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
-from ananke_client.client import DEFAULT_TIMEOUT, HEALTH_TIMEOUT, InferenceClient
-from ananke_client.errors import InternalError
-from ananke_client.grpc_codec import (
-    CHANNEL_OPTIONS,
-    decode_outputs,
-    decode_stream,
-    encode_generation,
-    encode_tensors,
-    error_of_call,
-    target_of,
-)
-from ananke_client.request import GRACE, GenerationRequest
-from ananke_client.response import Outputs
+from ananke_client.client import InferenceClient
+from ananke_client.connection import TLSConfig, headers_of
+from ananke_client.errors import CancelledError
+from ananke_client.exchange import DEFAULT_TIMEOUT, Exchange, Responses
+from ananke_client.grpc_codec import CHANNEL_OPTIONS, credentials_of, error_of_call, metadata_of, target_of
+from ananke_client.grpc_transport import GrpcResponses, GrpcTransport
+from ananke_client.retry import RetryPolicy
 
 
 class AnankeInferenceClient(InferenceClient):
-    """Client over gRPC.
+    """Client over gRPC, for threads; all calls share one connection.
 
     Args:
         url: host:port; None takes ANANKE_GRPC_URL, or else localhost:8001.
         model_name: the model that generates.
         validate_model_name: the model that validates.
-        timeout: seconds that a generation may take unless its call says otherwise.
+        timeout: seconds that a call may take, retries included, unless it says otherwise.
+        retry: how calls are tried again; None takes ``RetryPolicy()``.
+        tls: encryption; None sends plain text.
+        api_key: sent as the metadata ``x-api-key``; None takes ANANKE_API_KEY, if that is set.
+        headers: further metadata of every call.
 
     Raises:
-        InvalidRequestError: the URL has a scheme, or the timeout is not finite and positive.
+        InvalidRequestError: the URL has a scheme, a file of ``tls`` cannot be read, a header cannot travel, or the timeout is not
+            finite and positive.
     """
 
     def __init__(
@@ -42,67 +43,55 @@ class AnankeInferenceClient(InferenceClient):
         model_name: str = "generate",
         validate_model_name: str = "validate",
         timeout: float = DEFAULT_TIMEOUT,
+        retry: RetryPolicy | None = None,
+        tls: TLSConfig | None = None,
+        api_key: str | None = None,
+        headers: Mapping[str, str] | None = None,
     ) -> None:
-        super().__init__(model_name=model_name, validate_model_name=validate_model_name, timeout=timeout)
+        transport = _BlockingTransport(target_of(url), tls, headers_of(api_key, headers))
+        super().__init__(Exchange(transport, model=model_name, validate_model=validate_model_name, timeout=timeout, retry=retry))
+
+
+class _BlockingTransport(GrpcTransport):
+    def __init__(self, target: str, tls: TLSConfig | None, headers: dict[str, str]) -> None:
         # Triton's own client object allows one stream at a time; a channel carries any number.
-        self._channel = grpc.insecure_channel(target_of(url), options=CHANNEL_OPTIONS)
+        if tls is None:
+            self._channel = grpc.insecure_channel(target, options=CHANNEL_OPTIONS)
+        else:
+            self._channel = grpc.secure_channel(target, credentials_of(tls), options=CHANNEL_OPTIONS)
         self._stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
+        self._metadata = metadata_of(headers)
 
-    def close(self) -> None:
-        self._channel.close()
-
-    def _send(self, request: GenerationRequest) -> _GrpcResponses:
-        message = encode_generation(request, self._model_name)
-        # Triton ends the call only once the request side is closed, which the iterator's end does.
-        return _GrpcResponses(self._stub.ModelStreamInfer(iter((message,)), timeout=request.timeout + GRACE))
-
-    def _validate(self, constraint: str) -> str:
-        message = encode_tensors(self._validate_model_name, {"constraint": constraint})
-        message.outputs.add(name="constraint_report")
+    def _stream(self, message: service_pb2.ModelInferRequest, timeout: float) -> Responses:
         try:
-            outputs = decode_outputs(self._stub.ModelInfer(message, timeout=self._timeout + GRACE))
+            return _BlockingResponses(self._stub.ModelStreamInfer(iter((message,)), timeout=timeout, metadata=self._metadata))
+        except ValueError as error:  # grpc's word for a closed channel
+            raise CancelledError(f"the client is closed: {error}") from error
+
+    async def _call(self, method: str, message: Any, timeout: float) -> Any:
+        try:
+            return getattr(self._stub, method)(message, timeout=timeout, metadata=self._metadata)
         except grpc.RpcError as error:
             raise error_of_call(error) from error
-        if "constraint_report" not in outputs:
-            raise InternalError("the validation has no constraint_report")
-        return str(outputs["constraint_report"])
+        except ValueError as error:
+            raise CancelledError(f"the client is closed: {error}") from error
 
-    def _is_live(self) -> bool:
-        return bool(self._stub.ServerLive(service_pb2.ServerLiveRequest(), timeout=HEALTH_TIMEOUT).live)
+    async def pause(self, seconds: float) -> None:
+        time.sleep(seconds)
 
-    def _is_ready(self) -> bool:
-        return bool(self._stub.ServerReady(service_pb2.ServerReadyRequest(), timeout=HEALTH_TIMEOUT).ready)
-
-    def _is_model_ready(self, name: str) -> bool:
-        try:
-            return bool(self._stub.ModelReady(service_pb2.ModelReadyRequest(name=name), timeout=HEALTH_TIMEOUT).ready)
-        except grpc.RpcError as error:
-            if error.code() in (grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.UNAVAILABLE):
-                raise
-            return False  # an unknown model
-
-    def _server_version(self) -> str:
-        return str(self._stub.ServerMetadata(service_pb2.ServerMetadataRequest(), timeout=HEALTH_TIMEOUT).version)
+    async def close(self) -> None:
+        self._channel.close()
 
 
-class _GrpcResponses:
+class _BlockingResponses(GrpcResponses):
     def __init__(self, call: grpc.Call) -> None:
         self._call = call
 
-    def __next__(self) -> Outputs:
+    async def _read(self) -> service_pb2.ModelStreamInferResponse | None:
         try:
-            message = next(self._call)
+            return next(self._call, None)
         except grpc.RpcError as error:
             raise error_of_call(error) from error
-        if message.error_message:
-            self._finish()
-        return decode_stream(message)
 
-    def _finish(self) -> None:
-        """Reads the call to its end, which follows an error at once: Triton 2.51 leaks a request that is cancelled there."""
-        with contextlib.suppress(grpc.RpcError):
-            for _ in self._call:
-                pass
-
-    def cancel(self) -> None:
+    async def close(self) -> None:
         self._call.cancel()

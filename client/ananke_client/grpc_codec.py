@@ -5,10 +5,16 @@ from __future__ import annotations
 import os
 import re
 import struct
+from collections.abc import Callable, Sequence
+from typing import Any, Final, TypeVar
 
 import grpc
+from google.protobuf.json_format import MessageToDict
+from google.protobuf.message import Message
+from pydantic import BaseModel, ValidationError
 from tritonclient.grpc import service_pb2
 
+from ananke_client.connection import TLSConfig
 from ananke_client.errors import (
     AnankeError,
     CancelledError,
@@ -18,20 +24,29 @@ from ananke_client.errors import (
     InvalidRequestError,
     from_wire,
 )
+from ananke_client.exchange import Question
+from ananke_client.model_info import ModelMetadata, ModelStatistics, StatisticsReply
 from ananke_client.request import GenerationRequest
 from ananke_client.response import Outputs, Scalar
 
-CHANNEL_OPTIONS = (
+CHANNEL_OPTIONS: Final = (
     ("grpc.max_send_message_length", -1),
     ("grpc.max_receive_message_length", -1),
     # The default backs off for up to two minutes: a server that has come back would look down for as long.
     ("grpc.initial_reconnect_backoff_ms", 200),
     ("grpc.max_reconnect_backoff_ms", 2000),
+    # Retries are the policy's alone.
+    ("grpc.enable_retries", 0),
 )
 
 _UNAVAILABLE = re.compile("shutting down|not ready|no available versions|maximum queue size")
 
+# What grpc.aio itself says where a request could not be written, its connection being gone.
+_NOT_WRITTEN = "Internal error from Core"
+
 _NUMBERS = {"BOOL": "<?", "INT32": "<i", "INT64": "<q", "UINT32": "<I", "UINT64": "<Q", "FP32": "<f", "FP64": "<d"}
+
+Info = TypeVar("Info", bound=BaseModel)
 
 _ERRORS: dict[grpc.StatusCode, type[AnankeError]] = {
     grpc.StatusCode.UNAVAILABLE: EngineUnavailableError,
@@ -52,6 +67,43 @@ def target_of(url: str | None) -> str:
     if re.match(r"(https?|grpcs?)://", target):
         raise InvalidRequestError(f"the gRPC URL {target!r} has a scheme: give host:port")
     return target
+
+
+def credentials_of(tls: TLSConfig) -> grpc.ChannelCredentials:
+    """The channel's credentials.
+
+    Raises:
+        InvalidRequestError: a file cannot be read.
+    """
+    return grpc.ssl_channel_credentials(*tls.contents())
+
+
+class GrpcCodec:
+    """Triton's questions as calls of its gRPC service."""
+
+    def validation(self, model: str, constraint: str) -> Question[str]:
+        message = encode_tensors(model, {"constraint": constraint})
+        message.outputs.add(name="constraint_report")
+        return Question("ModelInfer", message, _read_report)
+
+    def server_live(self) -> Question[bool]:
+        return Question("ServerLive", service_pb2.ServerLiveRequest(), lambda message: bool(message.live))
+
+    def server_ready(self) -> Question[bool]:
+        return Question("ServerReady", service_pb2.ServerReadyRequest(), lambda message: bool(message.ready))
+
+    def server_version(self) -> Question[str]:
+        return Question("ServerMetadata", service_pb2.ServerMetadataRequest(), lambda message: str(message.version))
+
+    def model_ready(self, model: str) -> Question[bool]:
+        return Question("ModelReady", service_pb2.ModelReadyRequest(name=model), lambda message: bool(message.ready))
+
+    def model_metadata(self, model: str) -> Question[ModelMetadata]:
+        return Question("ModelMetadata", service_pb2.ModelMetadataRequest(name=model), _info(ModelMetadata))
+
+    def model_statistics(self, model: str) -> Question[list[ModelStatistics]]:
+        read = _info(StatisticsReply)
+        return Question("ModelStatistics", service_pb2.ModelStatisticsRequest(name=model), lambda message: read(message).model_stats)
 
 
 def encode_generation(request: GenerationRequest, model_name: str) -> service_pb2.ModelInferRequest:
@@ -101,7 +153,32 @@ def decode_outputs(message: service_pb2.ModelInferResponse) -> Outputs:
 def error_of_call(error: grpc.RpcError) -> AnankeError:
     """The error that a call's status stands for; of ``grpc`` and of ``grpc.aio`` alike."""
     code, text = error.code(), error.details() or ""
+    if code is grpc.StatusCode.INTERNAL and text == _NOT_WRITTEN:
+        code = grpc.StatusCode.UNAVAILABLE
     return from_wire(text) or _ERRORS.get(code, InternalError)(f"{code.name}: {text}")
+
+
+def metadata_of(headers: dict[str, str]) -> Sequence[tuple[str, str]]:
+    """Headers as gRPC's metadata."""
+    return tuple(headers.items())
+
+
+def _read_report(message: service_pb2.ModelInferResponse) -> str:
+    outputs = decode_outputs(message)
+    if "constraint_report" not in outputs:
+        raise InternalError("the validation has no constraint_report")
+    return str(outputs["constraint_report"])
+
+
+def _info(kind: type[Info]) -> Callable[[Message], Info]:
+    def read(message: Message) -> Info:
+        fields: dict[str, Any] = MessageToDict(message, preserving_proto_field_name=True)
+        try:
+            return kind.model_validate(fields)
+        except ValidationError as error:
+            raise InternalError(f"Triton's reply is malformed: {error}") from error
+
+    return read
 
 
 def _error_of_text(text: str) -> AnankeError:

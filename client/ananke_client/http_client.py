@@ -1,45 +1,41 @@
-"""HTTP client: Triton's generate extension, with server-sent events for streams."""
+"""HTTP client, synchronous."""
 
 from __future__ import annotations
 
+import contextlib
+import socket
+import threading
 import time
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Mapping
 
 import httpx
 
-from ananke_client.client import DEFAULT_TIMEOUT, HEALTH_TIMEOUT, InferenceClient
-from ananke_client.errors import DeadlineExceededError
-from ananke_client.http_codec import (
-    EventDecoder,
-    base_url_of,
-    decode_generation,
-    decode_validation,
-    error_of_status,
-    error_of_transport,
-    generation_body,
-    model_path,
-    validation_body,
-)
-from ananke_client.request import GRACE, GenerationRequest
-from ananke_client.response import Outputs
-
-CONNECT_TIMEOUT = 10.0
-"""Seconds that a connection may take to open."""
+from ananke_client.client import InferenceClient
+from ananke_client.connection import TLSConfig, headers_of
+from ananke_client.errors import CancelledError, DeadlineExceededError
+from ananke_client.exchange import DEFAULT_TIMEOUT, Exchange, Question, Responses, T
+from ananke_client.http_codec import BodyDecoder, base_url_of, error_of_status, error_of_transport
+from ananke_client.http_transport import HEADERS, LIMITS, HttpResponses, HttpTransport, request_of
+from ananke_client.retry import RetryPolicy
 
 
 class AnankeInferenceHTTPClient(InferenceClient):
-    """Client over HTTP.
+    """Client over HTTP, for threads; connections are kept and used again.
 
     Args:
-        url: the server's URL; None takes ANANKE_HTTP_URL, or else http://localhost:8000.
+        url: the server's URL; None takes ANANKE_HTTP_URL, or else localhost:8000. Without a scheme it is https with ``tls``.
         model_name: the model that generates.
         validate_model_name: the model that validates.
-        timeout: seconds that a generation may take unless its call says otherwise.
+        timeout: seconds that a call may take, retries included, unless it says otherwise.
+        retry: how calls are tried again; None takes ``RetryPolicy()``.
+        tls: whom to trust over https, and who the client is; None trusts the usual authorities.
+        api_key: sent as the header ``x-api-key``; None takes ANANKE_API_KEY, if that is set.
+        headers: further headers of every request.
         transport: what carries the requests, for a socket of one's own or a test; None takes httpx's.
 
     Raises:
-        InvalidRequestError: the timeout is not finite and positive.
+        InvalidRequestError: the URL does not go with ``tls``, a file of it cannot be read, a header cannot travel, or the timeout is
+            not finite and positive.
     """
 
     def __init__(
@@ -49,83 +45,108 @@ class AnankeInferenceHTTPClient(InferenceClient):
         model_name: str = "generate",
         validate_model_name: str = "validate",
         timeout: float = DEFAULT_TIMEOUT,
+        retry: RetryPolicy | None = None,
+        tls: TLSConfig | None = None,
+        api_key: str | None = None,
+        headers: Mapping[str, str] | None = None,
         transport: httpx.BaseTransport | None = None,
     ) -> None:
-        super().__init__(model_name=model_name, validate_model_name=validate_model_name, timeout=timeout)
-        self._http = httpx.Client(
-            base_url=base_url_of(url),
-            headers={"accept-encoding": "identity"},
-            limits=httpx.Limits(max_connections=None, max_keepalive_connections=32),
+        http = httpx.Client(
+            base_url=base_url_of(url, tls),
+            headers=HEADERS | headers_of(api_key, headers),
+            limits=LIMITS,
+            verify=True if tls is None else tls.context(),
             transport=transport,
         )
+        blocking = _BlockingTransport(http)
+        super().__init__(Exchange(blocking, model=model_name, validate_model=validate_model_name, timeout=timeout, retry=retry))
 
-    def close(self) -> None:
-        self._http.close()
 
-    def _send(self, request: GenerationRequest) -> _HTTPResponses:
-        deadline = time.monotonic() + request.timeout + GRACE
-        path = model_path(self._model_name, "generate_stream" if request.stream else "generate")
-        response = self._post(path, generation_body(request), request.timeout)
-        return _HTTPResponses(response, _events(response, deadline) if request.stream else _sole(response))
+class _BlockingTransport(HttpTransport):
+    def __init__(self, http: httpx.Client) -> None:
+        self._http = http
 
-    def _validate(self, constraint: str) -> str:
-        path = model_path(self._validate_model_name, "infer")
-        return decode_validation(_read(self._post(path, validation_body(constraint), self._timeout)))
-
-    def _is_live(self) -> bool:
-        return self._get("/v2/health/live").is_success
-
-    def _is_ready(self) -> bool:
-        return self._get("/v2/health/ready").is_success
-
-    def _is_model_ready(self, name: str) -> bool:
-        return self._get(model_path(name, "ready")).is_success
-
-    def _server_version(self) -> str:
-        return str(self._get("/v2").raise_for_status().json()["version"])
-
-    def _get(self, path: str) -> httpx.Response:
-        return self._http.get(path, timeout=HEALTH_TIMEOUT)
-
-    def _post(self, path: str, body: dict[str, Any], timeout: float) -> httpx.Response:
-        """Sends a body and returns the response, good by its status, before its body is read."""
-        patience = httpx.Timeout(timeout + GRACE, connect=min(timeout, CONNECT_TIMEOUT))
-        try:
-            response = self._http.send(self._http.build_request("POST", path, json=body, timeout=patience), stream=True)
-        except httpx.TransportError as error:
-            raise error_of_transport(error) from error
+    async def _start(self, question: Question[str], timeout: float, decoder: BodyDecoder) -> Responses:
+        deadline = time.monotonic() + timeout
+        response = self._send(question, timeout)
         if not response.is_success:
             raise error_of_status(response.status_code, _read(response))
-        return response
+        return _BlockingResponses(response, decoder, deadline - time.monotonic())
+
+    async def _fetch(self, question: Question[T], timeout: float) -> tuple[int, str]:
+        response = self._send(question, timeout)
+        return response.status_code, _read(response)
+
+    def _send(self, question: Question[T], timeout: float) -> httpx.Response:
+        if self._http.is_closed:
+            raise CancelledError("the client is closed")
+        try:
+            return self._http.send(request_of(self._http, question, timeout), stream=True)
+        except httpx.TransportError as error:
+            raise error_of_transport(error) from error
+
+    async def pause(self, seconds: float) -> None:
+        time.sleep(seconds)
+
+    async def close(self) -> None:
+        self._http.close()
 
 
-class _HTTPResponses:
-    def __init__(self, response: httpx.Response, outputs: Iterator[Outputs]) -> None:
-        self._response = response
-        self._outputs = outputs
+class _BlockingResponses(HttpResponses):
+    """A body that another thread, or the deadline's timer, may cut off: httpx bounds the wait for one chunk, not for all."""
 
-    def __next__(self) -> Outputs:
-        return next(self._outputs)
+    def __init__(self, response: httpx.Response, decoder: BodyDecoder, seconds: float) -> None:
+        super().__init__(response, decoder)
+        self._chunks = response.iter_bytes()
+        self._lock = threading.Lock()
+        self._reading = self._closing = self._late = False
+        self._timer = threading.Timer(max(seconds, 0), self._pass_deadline)
+        self._timer.daemon = True
+        self._timer.start()
 
-    def cancel(self) -> None:
+    async def _chunk(self) -> bytes | None:
+        with self._lock:
+            self._reading = True
+        try:
+            chunk = next(self._chunks, None)
+        except (httpx.TransportError, httpx.StreamError) as error:
+            raise self._error_of(error) from error
+        finally:
+            with self._lock:
+                self._reading = False
+            if self._closing or self._late:
+                self._response.close()
+        if self._late:
+            raise DeadlineExceededError("the server did not end the response in time")
+        return chunk
+
+    def _error_of(self, error: httpx.TransportError | httpx.StreamError) -> Exception:
+        if self._late:
+            return DeadlineExceededError("the server did not end the response in time")
+        return error_of_transport(error) if isinstance(error, httpx.TransportError) else CancelledError("the response was closed")
+
+    async def close(self) -> None:
+        self._timer.cancel()
+        with self._lock:
+            self._closing = True
+            if self._reading:
+                self._cut_off()
+                return
         self._response.close()
 
+    def _pass_deadline(self) -> None:
+        with self._lock:
+            self._late = True
+            if self._reading:
+                self._cut_off()
 
-def _sole(response: httpx.Response) -> Iterator[Outputs]:
-    yield decode_generation(_read(response))
-
-
-def _events(response: httpx.Response, deadline: float) -> Iterator[Outputs]:
-    events = EventDecoder()
-    try:
-        for chunk in response.iter_bytes():
-            for data in events.feed(chunk):
-                yield decode_generation(data)
-            # httpx bounds the wait for one chunk, not for all of them.
-            if time.monotonic() > deadline:
-                raise DeadlineExceededError("the server did not end the stream in time")
-    except httpx.TransportError as error:
-        raise error_of_transport(error) from error
+    def _cut_off(self) -> None:
+        """Ends the wait of the thread that reads, which then closes the response: closing a socket wakes nobody."""
+        stream = self._response.extensions.get("network_stream")
+        connection = None if stream is None else stream.get_extra_info("socket")
+        if isinstance(connection, socket.socket) and not self._response.is_closed:
+            with contextlib.suppress(OSError):
+                socket.socket.shutdown(connection, socket.SHUT_RDWR)
 
 
 def _read(response: httpx.Response) -> str:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import Any, Protocol, TypeVar
 from urllib.parse import quote
 
 import httpx
+from pydantic import BaseModel, ValidationError
 
+from ananke_client.connection import TLSConfig
 from ananke_client.errors import (
     AnankeError,
     CancelledError,
@@ -19,8 +21,12 @@ from ananke_client.errors import (
     InvalidRequestError,
     from_wire,
 )
+from ananke_client.exchange import Question
+from ananke_client.model_info import ModelMetadata, ModelStatistics, StatisticsReply
 from ananke_client.request import GenerationRequest
 from ananke_client.response import Outputs, Scalar
+
+Info = TypeVar("Info", bound=BaseModel)
 
 _ERRORS: dict[int, type[AnankeError]] = {
     400: InvalidRequestError,
@@ -33,10 +39,18 @@ _ERRORS: dict[int, type[AnankeError]] = {
 }
 
 
-def base_url_of(url: str | None) -> str:
-    """The server's URL: ``url``, else ANANKE_HTTP_URL, else http://localhost:8000; the scheme may be left out."""
-    base = url or os.environ.get("ANANKE_HTTP_URL") or "http://localhost:8000"
-    return base if "://" in base else f"http://{base}"
+def base_url_of(url: str | None, tls: TLSConfig | None = None) -> str:
+    """The server's URL: ``url``, else ANANKE_HTTP_URL, else localhost:8000; without a scheme https with ``tls``, http without.
+
+    Raises:
+        InvalidRequestError: there is ``tls`` for an URL of another scheme than https.
+    """
+    base = url or os.environ.get("ANANKE_HTTP_URL") or "localhost:8000"
+    if "://" not in base:
+        base = f"{'http' if tls is None else 'https'}://{base}"
+    if tls is not None and not base.lower().startswith("https://"):
+        raise InvalidRequestError(f"the URL {base!r} is not encrypted: with tls give https://…, or leave the scheme out")
+    return base
 
 
 def model_path(model_name: str, verb: str) -> str:
@@ -49,12 +63,34 @@ def generation_body(request: GenerationRequest) -> dict[str, Any]:
     return {"id": request.request_id, **request.tensors(), "deadline_ms": request.deadline_ms}
 
 
-def validation_body(constraint: str) -> dict[str, Any]:
-    """The body of a validation."""
-    return {
-        "inputs": [{"name": "constraint", "datatype": "BYTES", "shape": [1], "data": [constraint]}],
-        "outputs": [{"name": "constraint_report"}],
-    }
+class HttpCodec:
+    """Triton's questions as HTTP requests; a reply whose status is no success raises before it is read."""
+
+    def validation(self, model: str, constraint: str) -> Question[str]:
+        body = {
+            "inputs": [{"name": "constraint", "datatype": "BYTES", "shape": [1], "data": [constraint]}],
+            "outputs": [{"name": "constraint_report"}],
+        }
+        return Question(model_path(model, "infer"), body, _read_report)
+
+    def server_live(self) -> Question[bool]:
+        return Question("/v2/health/live", None, lambda text: True)
+
+    def server_ready(self) -> Question[bool]:
+        return Question("/v2/health/ready", None, lambda text: True)
+
+    def server_version(self) -> Question[str]:
+        return Question("/v2", None, lambda text: str(_json_object(text).get("version", "")))
+
+    def model_ready(self, model: str) -> Question[bool]:
+        return Question(model_path(model, "ready"), None, lambda text: True)
+
+    def model_metadata(self, model: str) -> Question[ModelMetadata]:
+        return Question(f"/v2/models/{quote(model, safe='')}", None, _info(ModelMetadata))
+
+    def model_statistics(self, model: str) -> Question[list[ModelStatistics]]:
+        read = _info(StatisticsReply)
+        return Question(model_path(model, "stats"), None, lambda text: read(text).model_stats)
 
 
 def decode_generation(text: str) -> Outputs:
@@ -71,18 +107,6 @@ def decode_generation(text: str) -> Outputs:
     return {name: value for name, value in scalars if value is not None}
 
 
-def decode_validation(text: str) -> str:
-    """The ``constraint_report`` of a validation, as JSON text.
-
-    Raises:
-        InternalError: there is none.
-    """
-    for output in _json_object(text).get("outputs", ()):
-        if output.get("name") == "constraint_report" and (report := _scalar(output.get("data"))):
-            return str(report)
-    raise InternalError("the validation has no constraint_report")
-
-
 def error_of_status(status: int, text: str) -> AnankeError:
     """The error that a response's status and body stand for."""
     # An error that comes first in a stream is written as an event, under an error's status.
@@ -93,15 +117,39 @@ def error_of_status(status: int, text: str) -> AnankeError:
     return from_wire(message) or _ERRORS.get(status, InternalError)(f"HTTP {status}: {message}")
 
 
-def error_of_transport(error: httpx.TransportError) -> AnankeError:
+def error_of_transport(error: httpx.TransportError | OSError) -> AnankeError:
     """The error that a failed exchange stands for."""
     if isinstance(error, httpx.TimeoutException) and not isinstance(error, httpx.ConnectTimeout):
         return DeadlineExceededError(f"the server did not answer in time: {error!r}")
     return EngineUnavailableError(f"the server is out of reach: {error!r}")
 
 
+class BodyDecoder(Protocol):
+    """Splits a body, as its chunks come, into the JSON texts of its responses."""
+
+    def feed(self, chunk: bytes) -> Iterable[str]:
+        """The texts that the chunk completes."""
+
+    def end(self) -> Iterable[str]:
+        """The texts that the body's end completes."""
+
+
+class SoleDecoder:
+    """A body that is one text."""
+
+    def __init__(self) -> None:
+        self._body = bytearray()
+
+    def feed(self, chunk: bytes) -> Iterable[str]:
+        self._body += chunk
+        return ()
+
+    def end(self) -> Iterable[str]:
+        return (self._body.decode("utf-8", errors="replace"),)
+
+
 class EventDecoder:
-    """Splits a body into the data of its events.
+    """A body of server-sent events.
 
     Lines end at a line feed alone: ``str.splitlines``, and so httpx's own line iterator, would also cut at the
     U+2028 and U+0085 that a generated text may hold.
@@ -110,12 +158,29 @@ class EventDecoder:
     def __init__(self) -> None:
         self._rest = b""
 
-    def feed(self, chunk: bytes) -> Iterator[str]:
-        """The data of each event that the chunk ends."""
+    def feed(self, chunk: bytes) -> Iterable[str]:
         *lines, self._rest = (self._rest + chunk).split(b"\n")
-        for line in lines:
-            if line.startswith(b"data:"):
-                yield line.removeprefix(b"data:").decode("utf-8", errors="replace")
+        return [line.removeprefix(b"data:").decode("utf-8", errors="replace") for line in lines if line.startswith(b"data:")]
+
+    def end(self) -> Iterable[str]:
+        return ()
+
+
+def _read_report(text: str) -> str:
+    for output in _json_object(text).get("outputs", ()):
+        if output.get("name") == "constraint_report" and (report := _scalar(output.get("data"))):
+            return str(report)
+    raise InternalError("the validation has no constraint_report")
+
+
+def _info(kind: type[Info]) -> Callable[[str], Info]:
+    def read(text: str) -> Info:
+        try:
+            return kind.model_validate_json(text)
+        except ValidationError as error:
+            raise InternalError(f"Triton's reply is malformed: {error}") from error
+
+    return read
 
 
 def _scalar(value: Any) -> Scalar | None:

@@ -7,22 +7,22 @@ import math
 import re
 import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+from pydantic import BaseModel, TypeAdapter
+
 from ananke_client.config import GenerationConfig
-from ananke_client.constraint import Constraint
+from ananke_client.constraint import Constraint, ConstraintSpec, JsonSchemaConstraint
 from ananke_client.errors import AnankeError, InvalidConstraintError, InvalidRequestError
+from ananke_client.patterns import pattern_text
+from ananke_client.schemas import SchemaLike
 
 Prompt = str | Sequence[Mapping[str, Any]]
 """A text, or chat messages with ``role`` and ``content``."""
 
 ConstraintLike = Constraint | Mapping[str, Any] | str
 """A constraint, its JSON object or its JSON text; the last two are sent as they are."""
-
-GRACE = 5.0
-"""Seconds that the transport waits beyond the request's deadline, so that the server's own error comes through."""
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class GenerationRequest:
@@ -35,6 +35,8 @@ class GenerationRequest:
     return_cumulative_logprob: bool
     timeout: float
     request_id: str
+    output_type: TypeAdapter[Any] | None = None
+    """What ``parsed`` makes of the output, where the constraint was made of a type."""
 
     @classmethod
     def of(
@@ -62,7 +64,12 @@ class GenerationRequest:
             return_cumulative_logprob=config.extra.get("logprobs") is not None,
             timeout=check_timeout(timeout),
             request_id=_request_id(request_id),
+            output_type=constraint.output_type if isinstance(constraint, JsonSchemaConstraint) else None,
         )
+
+    def within(self, seconds: float) -> GenerationRequest:
+        """The same request with another timeout."""
+        return replace(self, timeout=seconds)
 
     @property
     def deadline_ms(self) -> int:
@@ -98,29 +105,33 @@ def constraint_text(constraint: ConstraintLike) -> str:
             return _sendable(constraint, "constraint", InvalidConstraintError)
         if isinstance(constraint, Mapping):
             return json.dumps(dict(constraint), allow_nan=False)
+        if not isinstance(constraint, BaseModel):
+            raise InvalidConstraintError(f"the constraint is {constraint!r}: of a type make ConstraintSpec.json_schema(…)")
         return _sendable(constraint.to_json(), "constraint", InvalidConstraintError)
     except (TypeError, ValueError, RecursionError) as error:
         raise InvalidConstraintError(f"the constraint is not JSON: {error}") from error
 
 
-def json_schema_constraint(schema: Mapping[str, Any] | bool) -> dict[str, Any]:
-    """The JSON object of a ``json_schema`` constraint."""
-    return {"type": "json_schema", "schema": dict(schema) if isinstance(schema, Mapping) else schema}
+def json_schema_constraint(schema: SchemaLike) -> ConstraintLike:
+    """A ``json_schema`` constraint of a schema, which is sent as it is, or of a type.
+
+    Raises:
+        InvalidConstraintError: it is neither, or the type has no JSON schema.
+    """
+    if isinstance(schema, bool):
+        return {"type": "json_schema", "schema": schema}
+    if isinstance(schema, Mapping):
+        return {"type": "json_schema", "schema": dict(schema)}
+    return ConstraintSpec.json_schema(schema)
 
 
 def regex_constraint(pattern: str | re.Pattern[str]) -> dict[str, Any]:
     """The JSON object of a ``regex`` constraint.
 
     Raises:
-        InvalidRequestError: a compiled pattern has flags, or matches bytes.
+        InvalidConstraintError: a compiled pattern is of bytes, or has a flag that no dialect has.
     """
-    if isinstance(pattern, re.Pattern):
-        if not isinstance(pattern.pattern, str):
-            raise InvalidRequestError("a regex constraint takes a pattern of str, not of bytes")
-        if flags := re.RegexFlag(pattern.flags) & ~re.UNICODE:
-            raise InvalidRequestError(f"a regex constraint takes no compiled flags ({flags!r}): write them in the text, as in (?i)")
-        pattern = pattern.pattern
-    return {"type": "regex", "pattern": pattern}
+    return {"type": "regex", "pattern": pattern_text(pattern)}
 
 
 def grammar_constraint(grammar: str) -> dict[str, Any]:
@@ -145,8 +156,8 @@ def check_timeout(timeout: float) -> float:
     Raises:
         InvalidRequestError: it is not finite and positive.
     """
-    if not (math.isfinite(timeout) and timeout > 0):
-        raise InvalidRequestError(f"timeout is {timeout} s: it must be finite and positive")
+    if not (isinstance(timeout, (int, float)) and math.isfinite(timeout) and timeout > 0):
+        raise InvalidRequestError(f"timeout is {timeout!r} s: it must be finite and positive")
     return timeout
 
 

@@ -46,6 +46,11 @@ class ResponseAssembler:
         self._deltas.append(delta)
         return delta
 
+    @property
+    def complete(self) -> bool:
+        """Whether the final response came."""
+        return self._final is not None
+
     def result(self) -> GenerationResult:
         """The result of all responses.
 
@@ -72,6 +77,7 @@ class ResponseAssembler:
             provenance=_statement(envelope),
             envelope=envelope,
             metrics=_json_object(final, "metrics"),
+            output_type=self._request.output_type,
         )
 
 

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Generic
+
+from pydantic import TypeAdapter
+from typing_extensions import TypeVar
 
 from ananke_client.report import ConstraintReport, Guarantee
+
+T = TypeVar("T", default=Any)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -18,7 +23,7 @@ class Usage:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class GenerationResult:
+class GenerationResult(Generic[T]):
     """A finished generation; ``constraint_satisfied`` is the server's finding on the finished tokens, None without a constraint."""
 
     text: str
@@ -34,16 +39,22 @@ class GenerationResult:
     envelope: str = field(default="", repr=False)
     """The DSSE envelope of the statement as it was received; it has no signatures where the server has no key."""
     metrics: dict[str, Any] = field(default_factory=dict)
+    output_type: TypeAdapter[T] | None = field(default=None, repr=False, compare=False)
+    """The type that the constraint was made of, if it was."""
 
     @property
-    def parsed(self) -> Any:
-        """The JSON value that the text holds.
+    def parsed(self) -> T:
+        """The JSON value that the text holds; an instance, where the constraint was made of a type.
 
         Raises:
-            ValueError: the constraint was no ``json_schema``, or the output does not satisfy it.
+            ValueError: the constraint was no ``json_schema``, the output does not satisfy it, or a validator of the type, of which
+                its JSON schema says nothing, refuses the value (``pydantic.ValidationError``).
         """
         if self.report is None or self.report.kind != "json_schema":
             raise ValueError("only the output of a json_schema constraint is parsed")
         if self.constraint_satisfied is not True:
             raise ValueError(f"the output does not satisfy its schema: {self.report.unsatisfied_reason or self.finish_reason}")
-        return json.loads(self.text)
+        if self.output_type is not None:
+            return self.output_type.validate_json(self.text)
+        value: T = json.loads(self.text)
+        return value

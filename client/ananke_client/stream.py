@@ -1,52 +1,18 @@
-"""Generation stream: the text of one generation as it comes."""
+"""Generation streams: the text of one generation as it comes."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from types import TracebackType
-from typing import Protocol, Self
+from typing import Self
 
-from ananke_client.response import Outputs, ResponseAssembler
+from ananke_client.exchange import GenerationCall, run
 from ananke_client.result import GenerationResult
 
 
-class Responses(Protocol):
-    """The responses of one call in flight; raises AnankeError alone."""
-
-    def __next__(self) -> Outputs: ...
-
-    def cancel(self) -> None:
-        """Ends the call, wherever it stands; does nothing the second time. Raises: never."""
-
-
-class GenerationStream(Iterator[str]):
-    """Iterates over a generation's text deltas, none of them empty, and then has its ``result``.
-
-    Close it, or leave its ``with`` block, to cancel the call. One thread iterates.
-
-    Raises:
-        AnankeError: by iteration, as ``generate`` does; the stream is closed then.
-    """
-
-    def __init__(self, responses: Responses, assembler: ResponseAssembler) -> None:
-        self._responses = responses
-        self._assembler = assembler
-        self._result: GenerationResult | None = None
-        self._closed = False
-
-    def __next__(self) -> str:
-        if self._closed:
-            raise StopIteration
-        try:
-            while (outputs := next(self._responses, None)) is not None:
-                if delta := self._assembler.add(outputs):
-                    return delta
-            self._result = self._assembler.result()
-        except BaseException:
-            self.close()
-            raise
-        self.close()
-        raise StopIteration
+class _Stream:
+    def __init__(self, call: GenerationCall) -> None:
+        self._call = call
 
     @property
     def result(self) -> GenerationResult:
@@ -55,17 +21,55 @@ class GenerationStream(Iterator[str]):
         Raises:
             RuntimeError: the stream is not exhausted, was closed before its end, or failed.
         """
-        if self._result is None:
+        if self._call.result is None:
             raise RuntimeError("the stream has no result: it is not exhausted, was closed before its end, or failed")
-        return self._result
+        return self._call.result
+
+
+class GenerationStream(_Stream, Iterator[str]):
+    """Iterates over a generation's text deltas, none of them empty, and then has its ``result``.
+
+    Close it, or leave its ``with`` block, to cancel the call. One thread iterates; any thread may close.
+
+    Raises:
+        AnankeError: by iteration, as ``generate`` does; the stream is closed then.
+    """
+
+    def __next__(self) -> str:
+        if (delta := run(self._call.receive())) is None:
+            raise StopIteration
+        return delta
 
     def close(self) -> None:
         """Cancels the call if it has not ended. Raises: never."""
-        self._closed = True
-        self._responses.cancel()
+        run(self._call.close())
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
+
+
+class AsyncGenerationStream(_Stream, AsyncIterator[str]):
+    """As ``GenerationStream``, for ``async for`` and ``async with``. The request is sent by the first of the two.
+
+    Raises:
+        AnankeError: by iteration, or on entering the block; the stream is closed then.
+    """
+
+    async def __anext__(self) -> str:
+        if (delta := await self._call.receive()) is None:
+            raise StopAsyncIteration
+        return delta
+
+    async def close(self) -> None:
+        """Cancels the call if it has not ended. Raises: never."""
+        await self._call.close()
+
+    async def __aenter__(self) -> Self:
+        await self._call.open()
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        await self.close()

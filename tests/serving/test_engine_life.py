@@ -1,4 +1,5 @@
-"""A server of its own: little KV cache, so that requests are preempted and resumed, and an engine that is killed at the end."""
+"""A server of its own: little KV cache, so that requests are preempted and resumed, connections that break, and an engine that is
+killed at the end. Its exit is not checked: Triton 2.51 never releases some requests whose gRPC connection breaks."""
 
 from __future__ import annotations
 
@@ -11,8 +12,17 @@ from concurrent.futures import ThreadPoolExecutor
 import psutil
 import pytest
 from conftest import start_server
+from fault_proxy import FaultProxy
+from four_clients import FOUR, make_client
 
-from ananke_client import AnankeInferenceClient, AnankeInferenceHTTPClient, ConstraintSpec, EngineUnavailableError, GenerationConfig
+from ananke_client import (
+    AnankeInferenceClient,
+    AnankeInferenceHTTPClient,
+    ConstraintSpec,
+    EngineUnavailableError,
+    GenerationConfig,
+    RetryPolicy,
+)
 from ananke_server.launch import TritonServer
 
 # Eight requests of some 160 tokens need 1,280; the cache holds 512.
@@ -34,6 +44,32 @@ def test_preempted_requests_are_resumed_within_their_constraints(small_server: T
         results = list(pool.map(lambda one: client.generate("Numbers: ", constraint, one), config))
     assert all(result.constraint_satisfied for result in results)
     assert sum(result.metrics["mask"]["resumed"] for result in results) > 0, "no request was preempted: the cache is too large"
+
+
+@pytest.mark.parametrize("kind", FOUR)
+def test_faulty_connections_lose_no_item_and_deliver_no_token_twice(small_server: TritonServer, kind: str) -> None:
+    port = small_server.grpc_port if kind.startswith("grpc") else small_server.http_port
+    patient = RetryPolicy(attempts=40, first=0.05, factor=1.3, longest=0.4)
+    digits, config = ConstraintSpec.regex("([0-9]{2} ){10}"), GenerationConfig(max_tokens=40, seed=3)
+    with make_client(kind, port) as client:
+        expected = client.generate("Numbers: ", digits, config).text
+    with FaultProxy(port, faults=10, seed=2) as proxy, make_client(kind, proxy.port, timeout=120, retry=patient) as client:
+        outcomes = client.generate_batch(["Numbers: "] * 8, digits, config, concurrency=4)
+    assert [getattr(outcome, "text", outcome) for outcome in outcomes] == [expected] * 8
+    assert proxy.met.total() >= 4, proxy.met
+    cut = 0
+    with FaultProxy(port, faults=8, seed=4) as proxy, make_client(kind, proxy.port, timeout=120, retry=patient) as client:
+        for _ in range(8):
+            delivered: list[str] = []
+            try:
+                delivered.extend(client.generate_stream("Numbers: ", digits, config))
+            except EngineUnavailableError:
+                cut += 1
+                assert delivered, "nothing was delivered, so it should have been tried again"
+                assert expected.startswith("".join(delivered))
+            else:
+                assert "".join(delivered) == expected
+    assert 0 < cut <= proxy.met["reset"] + proxy.met["cut"], proxy.met
 
 
 def test_a_dead_engine_is_unavailable_and_nothing_hangs(small_server: TritonServer) -> None:

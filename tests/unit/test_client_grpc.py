@@ -1,4 +1,4 @@
-"""The gRPC client against a server in this process that speaks as Triton does."""
+"""The gRPC clients against a server in this process that speaks as Triton does."""
 
 import json
 import socket
@@ -8,10 +8,12 @@ from concurrent.futures import ThreadPoolExecutor
 
 import grpc
 import pytest
+from blocking_client import BlockingClient
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from ananke_client import (
     AnankeInferenceClient,
+    AsyncAnankeInferenceClient,
     CancelledError,
     DeadEndError,
     DeadlineExceededError,
@@ -19,11 +21,19 @@ from ananke_client import (
     InternalError,
     InvalidRequestError,
     OverloadedError,
+    RetryPolicy,
 )
 from ananke_client.grpc_codec import decode_outputs, target_of
 from ananke_client.provenance import Envelope
 
 REPORT = {"accepted": True, "kind": "json_schema", "guarantee": "exact", "constraint_satisfied": True}
+
+
+ONCE = RetryPolicy(attempts=1)
+CLIENTS = {
+    "sync": AnankeInferenceClient,
+    "async": lambda **settings: BlockingClient(lambda: AsyncAnankeInferenceClient(**settings)),
+}
 
 
 def infer_response(**outputs):
@@ -121,6 +131,19 @@ class Servicer(service_pb2_grpc.GRPCInferenceServiceServicer):
             context.abort(grpc.StatusCode.NOT_FOUND, "unknown model")
         return service_pb2.ModelReadyResponse(ready=True)
 
+    def ModelMetadata(self, request, context):
+        if request.name != "generate":
+            context.abort(grpc.StatusCode.NOT_FOUND, "unknown model")
+        reply = service_pb2.ModelMetadataResponse(name="generate", platform="ensemble", versions=["1"])
+        reply.inputs.add(name="text_input", datatype="BYTES", shape=[-1])
+        return reply
+
+    def ModelStatistics(self, request, context):
+        reply = service_pb2.ModelStatisticsResponse()
+        entry = reply.model_stats.add(name=request.name, version="1", last_inference=5, inference_count=3)
+        entry.inference_stats.success.count, entry.inference_stats.success.ns = 3, 1 << 40
+        return reply
+
     def ServerMetadata(self, request, context):
         return service_pb2.ServerMetadataResponse(name="triton", version="2.51.0")
 
@@ -130,13 +153,18 @@ def servicer():
     return Servicer()
 
 
+@pytest.fixture(params=["sync", "async"])
+def make(request):
+    return CLIENTS[request.param]
+
+
 @pytest.fixture
-def client(servicer):
+def client(servicer, make):
     server = grpc.server(ThreadPoolExecutor(20), options=[("grpc.max_send_message_length", -1)])
     service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(servicer, server)
     port = server.add_insecure_port("127.0.0.1:0")
     server.start()
-    with AnankeInferenceClient(url=f"127.0.0.1:{port}", timeout=20) as client:
+    with make(url=f"127.0.0.1:{port}", timeout=20, retry=ONCE) as client:
         yield client
     server.stop(None).wait()
 
@@ -214,7 +242,7 @@ def test_close_from_another_thread_ends_the_wait(client, servicer):
 
 
 def test_deadline_holds_without_the_server(client, monkeypatch):
-    monkeypatch.setattr("ananke_client.grpc_client.GRACE", 0.0)
+    monkeypatch.setattr("ananke_client.grpc_transport.GRACE", 0.0)
     with pytest.raises(DeadlineExceededError):
         client.generate("endless", timeout=0.2)
 
@@ -265,10 +293,21 @@ def test_health(client):
     assert health.models == {"generate": True, "validate": False}
 
 
-def test_unreachable_server():
+def test_metadata_and_statistics(client):
+    metadata = client.model_metadata()
+    assert (metadata.name, metadata.platform, metadata.versions) == ("generate", "ensemble", ["1"])
+    assert [(tensor.name, tensor.datatype, tensor.shape) for tensor in metadata.inputs] == [("text_input", "BYTES", [-1])]
+    with pytest.raises(InvalidRequestError, match="unknown model"):
+        client.model_metadata("other")
+    (statistics,) = client.model_statistics("validate")
+    assert (statistics.name, statistics.inference_count, statistics.last_inference) == ("validate", 3, 5)
+    assert (statistics.inference_stats.success.ns, statistics.inference_stats.fail.count) == (1 << 40, 0)
+
+
+def test_unreachable_server(make):
     with socket.socket() as taken:  # bound, but nobody listens
         taken.bind(("127.0.0.1", 0))
-        with AnankeInferenceClient(url=f"127.0.0.1:{taken.getsockname()[1]}") as client:
+        with make(url=f"127.0.0.1:{taken.getsockname()[1]}", retry=ONCE) as client:
             health = client.health_check()
             assert (health.live, health.models) == (False, {})
             assert "UNAVAILABLE" in health.error

@@ -76,14 +76,30 @@ def test_constraint_that_is_no_json(constraint):
         constraint_text(constraint)
 
 
-def test_compiled_patterns():
-    assert regex_constraint(re.compile("a.b")) == regex_constraint("a.b") == {"type": "regex", "pattern": "a.b"}
+@pytest.mark.parametrize(
+    ("pattern", "text"),
+    [
+        (re.compile("a.b"), "a.b"),
+        (re.compile("a", re.IGNORECASE), "(?i)a"),
+        (re.compile("a # b", re.VERBOSE | re.DOTALL | re.MULTILINE), "(?msx)a # b"),
+        (re.compile("(?s)a."), "(?s)(?s)a."),
+    ],
+)
+def test_a_compiled_patterns_flags_are_written_into_it(pattern, text):
+    assert regex_constraint(pattern) == {"type": "regex", "pattern": text}
+    assert ConstraintSpec.regex(pattern, dialect="ecma").pattern == text
+    assert re.compile(text).flags == pattern.flags
 
 
-@pytest.mark.parametrize("pattern", [re.compile("a", re.IGNORECASE), re.compile("(?s)a"), re.compile("a", re.ASCII), re.compile(b"a")])
+@pytest.mark.parametrize("pattern", [re.compile("a", re.ASCII), re.compile(b"a")])
 def test_compiled_patterns_refused(pattern):
-    with pytest.raises(InvalidRequestError):
+    with pytest.raises(InvalidConstraintError):
         regex_constraint(pattern)
+
+
+def test_a_type_is_no_constraint():
+    with pytest.raises(InvalidConstraintError, match=r"ConstraintSpec\.json_schema"):
+        constraint_text(dict)
 
 
 def test_choices_are_a_list():

@@ -6,8 +6,8 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
+import backend_support as triton
 import pytest
-import triton_support as triton
 
 from ananke_client.errors import DeadEndError
 from ananke_client.report import ConstraintReport

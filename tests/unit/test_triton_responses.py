@@ -8,8 +8,8 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack
 
+import backend_support as triton
 import pytest
-import triton_support as triton
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

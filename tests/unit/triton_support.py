@@ -1,98 +1,237 @@
-"""Stands in for Triton's Python backend, whose module exists in its stub processes alone; import it before ``ananke_server.triton``."""
+"""A server in this process that speaks as Triton does over both transports, and does what the prompt says.
+
+``words N``: N words, one a response when streaming. ``hang``: one word, then nothing. ``silent``: nothing at all. ``fail CODE K``:
+an error of that code for the first K tries, then as ``words 3``. ``late CODE``: one word, then the error.
+"""
 
 from __future__ import annotations
 
-import sys
+import json
+import ssl
+import struct
 import threading
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from types import ModuleType
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
-import numpy as np
+import grpc
+from tritonclient.grpc import service_pb2, service_pb2_grpc
 
-FINAL = 1
-
-
-class Tensor:
-    def __init__(self, name: str, values: np.ndarray[Any, Any]) -> None:
-        self.name, self.value = name, values[0]
+REPORT = json.dumps({"accepted": True, "kind": "json_schema", "guarantee": "exact", "constraint_satisfied": True})
 
 
-@dataclass
-class InferenceResponse:
-    output_tensors: list[Tensor] = field(default_factory=list)
-    error: Any = None
-
-    def __getitem__(self, name: str) -> Any:
-        return next((tensor.value for tensor in self.output_tensors if tensor.name == name), None)
+class WireError(Exception):
+    pass
 
 
-class TritonError(Exception):
-    INVALID_ARG, UNAVAILABLE, CANCELLED, INTERNAL = range(4)
+class Script:
+    """What both servers do, and what they saw: how often each prompt was tried, its deadlines, the headers."""
 
+    def __init__(self, pace: float = 0.0) -> None:
+        self.pace = pace
+        self.tries: Counter[str] = Counter()
+        self.deadlines: list[int] = []
+        self.headers: list[dict[str, str]] = []
+        self.peers: set[str] = set()
+        self.released = threading.Event()
+        self.running = 0
+        self.most = 0
+        self._lock = threading.Lock()
 
-class Metric:
-    def __init__(self, labels: dict[str, str]) -> None:
-        self.labels, self.total = labels, 0.0
+    def words(self, prompt: str) -> list[str]:
+        return [f"{prompt}/{index} " for index in range(int(prompt.split()[1]) if prompt.startswith("words") else 3)]
 
-    def increment(self, more: float) -> None:
-        self.total += more
-
-
-class MetricFamily:
-    COUNTER = 0
-
-    def __init__(self, name: str, description: str, kind: int) -> None:
-        self.metrics: list[Metric] = []
-
-    def Metric(self, labels: dict[str, str]) -> Metric:
-        self.metrics.append(Metric(labels))
-        return self.metrics[-1]
-
-
-_module = ModuleType("triton_python_backend_utils")
-vars(_module).update({kind.__name__: kind for kind in (Tensor, InferenceResponse, TritonError, MetricFamily)})
-vars(_module)["TRITONSERVER_RESPONSE_COMPLETE_FINAL"] = FINAL
-sys.modules.setdefault("triton_python_backend_utils", _module)
-
-
-@dataclass
-class Sender:
-    """A response sender as Triton's: refuses everything after the final response, and is not to be asked then."""
-
-    before: Callable[[int], None] = lambda number: None
-    """Called with the number of the response that is about to be taken: to be slow, or to fail."""
-    cancelled: bool = False
-    taken: list[InferenceResponse] = field(default_factory=list)
-    final: threading.Event = field(default_factory=threading.Event)
-    freed: bool = False
-    asked_when_freed: bool = False
-    asked: int = 0
-
-    def send(self, response: InferenceResponse, flags: int = 0) -> None:
-        assert not self.freed, "a response after the final one"
-        if flags == FINAL:
-            self.freed = True
+    def respond(self, prompt: str, stream: bool) -> Iterator[dict[str, Any]]:
+        with self._lock:
+            self.tries[prompt] += 1
+            tries = self.tries[prompt]
+            self.running += 1
+            self.most = max(self.most, self.running)
         try:
-            self.before(len(self.taken))
-            self.taken.append(response)
+            yield from self._respond(prompt, stream, tries)
         finally:
-            if flags == FINAL:
-                self.final.set()
+            with self._lock:
+                self.running -= 1
 
-    def is_cancelled(self) -> bool:
-        self.asked += 1
-        self.asked_when_freed |= self.freed
-        time.sleep(1e-4)
-        self.asked_when_freed |= self.freed
-        return self.cancelled
+    def _respond(self, prompt: str, stream: bool, tries: int) -> Iterator[dict[str, Any]]:
+        verb, *arguments = prompt.split()
+        if verb == "fail" and tries <= int(arguments[1]):
+            raise WireError(f"in ensemble 'generate', [{arguments[0]}] as told")
+        if verb == "silent":
+            self.released.wait(30)
+        if verb in ("hang", "late"):
+            yield {"text_output": "one "}
+            if verb == "late":
+                raise WireError(f"[{arguments[0]}] as told")
+            self.released.wait(30)
+        words = self.words(prompt)
+        if stream:
+            for word in words[:-1]:
+                time.sleep(self.pace)
+                yield {"text_output": word, "num_output_tokens": 1}
+            words = words[-1:]
+        time.sleep(self.pace)
+        yield {
+            "text_output": prompt.removeprefix("say ") if verb == "say" else "".join(words),
+            "finish_reason": "stop",
+            "num_input_tokens": 2,
+            "num_output_tokens": len(words),
+            "constraint_report": REPORT,
+        }
 
-    @property
-    def text(self) -> str:
-        return "".join((response["text_output"] or b"").decode() for response in self.taken)
 
-    @property
-    def tokens(self) -> int:
-        return sum(int(response["num_output_tokens"] or 0) for response in self.taken)
+class _Service(service_pb2_grpc.GRPCInferenceServiceServicer):
+    def __init__(self, script: Script) -> None:
+        self._script = script
+
+    def ModelStreamInfer(self, requests: Any, context: Any) -> Iterator[Any]:
+        script = self._script
+        script.headers.append(dict(context.invocation_metadata()))
+        script.peers.add(context.peer())
+        for request in requests:
+            script.deadlines.append(request.parameters["deadline_ms"].int64_param)
+            raw = dict(zip((tensor.name for tensor in request.inputs), request.raw_input_contents, strict=True))
+            try:
+                for outputs in script.respond(raw["text_input"][4:].decode(), raw["stream"] == b"\x01"):
+                    yield service_pb2.ModelStreamInferResponse(infer_response=_message(outputs))
+            except WireError as error:
+                yield service_pb2.ModelStreamInferResponse(error_message=str(error))
+
+    def ModelInfer(self, request: Any, context: Any) -> Any:
+        self._script.headers.append(dict(context.invocation_metadata()))
+        try:
+            _validate(self._script, request.raw_input_contents[0][4:].decode())
+        except WireError as error:
+            context.abort(grpc.StatusCode.UNAVAILABLE, str(error))
+        return _message({"constraint_report": REPORT})
+
+
+def _validate(script: Script, constraint: str) -> None:
+    script.tries[constraint] += 1
+    if script.tries[constraint] <= json.loads(constraint).get("fail", 0):
+        raise WireError("[overloaded] as told")
+
+
+def _message(outputs: dict[str, Any]) -> Any:
+    response = service_pb2.ModelInferResponse()
+    for name, value in outputs.items():
+        text = isinstance(value, str)
+        response.outputs.add(name=name, datatype="BYTES" if text else "UINT32", shape=[1])
+        encoded = value.encode() if text else b""
+        response.raw_output_contents.append(struct.pack("<I", len(encoded) if text else value) + encoded)
+    return response
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    script: Script
+
+    def log_message(self, format: str, *args: Any) -> None:
+        pass
+
+    def do_POST(self) -> None:
+        script = self.script
+        body = json.loads(self.rfile.read(int(self.headers["content-length"])))
+        script.headers.append({name.lower(): value for name, value in self.headers.items()})
+        script.peers.add(str(self.client_address))
+        if self.path.endswith("/infer"):
+            try:
+                _validate(script, body["inputs"][0]["data"][0])
+            except WireError as error:
+                self._whole(400, {"error": str(error)})
+            else:
+                self._whole(200, {"outputs": [{"name": "constraint_report", "data": [REPORT]}]})
+            return
+        script.deadlines.append(body["deadline_ms"])
+        responses = script.respond(body["text_input"], body["stream"])
+        if body["stream"]:
+            self._events(responses)
+            return
+        try:
+            self._whole(200, list(responses)[-1])
+        except WireError as error:
+            self._whole(400, {"error": str(error)})
+
+    def _whole(self, status: int, content: dict[str, Any]) -> None:
+        data = json.dumps(content).encode()
+        self.send_response(status)
+        self.send_header("content-length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    def _events(self, responses: Iterator[dict[str, Any]]) -> None:
+        begun = False
+        try:
+            for outputs in responses:
+                begun = self._event(outputs, 200, begun)
+        except WireError as error:
+            begun = self._event({"error": str(error)}, 400, begun)
+        self.wfile.write(b"0\r\n\r\n")
+
+    def _event(self, content: dict[str, Any], status: int, begun: bool) -> bool:
+        if not begun:
+            self.send_response(status)
+            self.send_header("transfer-encoding", "chunked")
+            self.end_headers()
+        data = f"data: {json.dumps(content)}\n\n".encode()
+        self.wfile.write(f"{len(data):x}\r\n".encode() + data + b"\r\n")
+        self.wfile.flush()
+        return True
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    request_queue_size = 128
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        pass  # connections break: that is what the tests are about
+
+
+@contextmanager
+def serving(script: Script, transport: str, *, certificates: tuple[str, str, str] | None = None) -> Iterator[int]:
+    """The port of a server; with certificates (authority, certificate, key: PEM files) it asks its clients for theirs."""
+    run = _serving_grpc if transport == "grpc" else _serving_http
+    with run(script, certificates) as port:
+        try:
+            yield port
+        finally:
+            script.released.set()
+
+
+@contextmanager
+def _serving_grpc(script: Script, certificates: tuple[str, str, str] | None) -> Iterator[int]:
+    server = grpc.server(ThreadPoolExecutor(64))
+    service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(_Service(script), server)
+    if certificates is None:
+        port = server.add_insecure_port("127.0.0.1:0")
+    else:
+        authority, certificate, key = (Path(file).read_bytes() for file in certificates)
+        port = server.add_secure_port("127.0.0.1:0", grpc.ssl_server_credentials([(key, certificate)], authority, True))
+    server.start()
+    try:
+        yield port
+    finally:
+        server.stop(None).wait()
+
+
+@contextmanager
+def _serving_http(script: Script, certificates: tuple[str, str, str] | None) -> Iterator[int]:
+    server = _Server(("127.0.0.1", 0), type("Handler", (_Handler,), {"script": script}))
+    if certificates is not None:
+        authority, certificate, key = certificates
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=authority)
+        context.verify_mode = ssl.CERT_REQUIRED
+        context.load_cert_chain(certificate, key)
+        server.socket = context.wrap_socket(server.socket, server_side=True)
+    thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
+    thread.start()
+    try:
+        yield server.server_address[1]
+    finally:
+        server.shutdown()
+        server.server_close()

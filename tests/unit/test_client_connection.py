@@ -1,0 +1,146 @@
+"""Encryption, mutual TLS and headers, over both transports."""
+
+from __future__ import annotations
+
+import datetime
+import ipaddress
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from four_clients import FOUR, make_client
+from triton_support import Script, serving
+
+from ananke_client import EngineUnavailableError, InvalidRequestError, RetryPolicy, TLSConfig
+from ananke_client.connection import headers_of
+from ananke_client.http_codec import base_url_of
+
+ONCE = RetryPolicy(attempts=1)
+
+
+def certificate(folder, name, issuer=None, authority=False):
+    """Writes a key and a certificate for 127.0.0.1 and returns the files and the objects."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
+    now = datetime.datetime.now(datetime.UTC)
+    builder = (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(issuer[0].subject if issuer else subject)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - datetime.timedelta(days=1))
+        .not_valid_after(now + datetime.timedelta(days=1))
+        .add_extension(x509.BasicConstraints(ca=authority, path_length=None), critical=True)
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), critical=False)
+    )
+    made = builder.sign(issuer[1] if issuer else key, hashes.SHA256())
+    files = folder / f"{name}.pem", folder / f"{name}.key"
+    files[0].write_bytes(made.public_bytes(serialization.Encoding.PEM))
+    plain = serialization.NoEncryption()
+    files[1].write_bytes(key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, plain))
+    return (made, key), *map(str, files)
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tls")
+    authority, authority_file, _ = certificate(folder, "authority", authority=True)
+    other, other_file, _ = certificate(folder, "other", authority=True)
+    return {
+        "authority": authority_file,
+        "other": other_file,
+        "server": certificate(folder, "server", authority)[1:],
+        "client": certificate(folder, "client", authority)[1:],
+        "stranger": certificate(folder, "stranger", other)[1:],
+    }
+
+
+@pytest.fixture
+def script():
+    return Script()
+
+
+@pytest.fixture(params=FOUR)
+def kind(request):
+    return request.param
+
+
+@pytest.fixture
+def port(script, kind, files):
+    with serving(script, kind.split("-")[0], certificates=(files["authority"], *files["server"])) as port:
+        yield port
+
+
+def test_mutual_tls(kind, port, files, script):
+    tls = TLSConfig(ca_file=files["authority"], certificate_file=files["client"][0], key_file=files["client"][1])
+    with make_client(kind, port, tls=tls, timeout=10, retry=ONCE) as client:
+        assert client.generate("words 2").text == "".join(script.words("words 2"))
+        assert list(client.generate_stream("words 3")) == script.words("words 3")
+        assert client.validate("{}").accepted
+
+
+@pytest.mark.parametrize(("authority", "own"), [("authority", None), ("authority", "stranger"), ("other", "client"), (None, "client")])
+def test_who_is_not_trusted_gets_nothing(kind, port, files, script, authority, own):
+    pair = files[own] if own else (None, None)
+    tls = TLSConfig(ca_file=files[authority] if authority else None, certificate_file=pair[0], key_file=pair[1])
+    with make_client(kind, port, tls=tls, timeout=10, retry=ONCE) as client, pytest.raises(EngineUnavailableError):
+        client.generate("words 2")
+    assert not script.tries
+
+
+def test_plain_text_does_not_reach_an_encrypted_server(kind, port, script):
+    with make_client(kind, port, timeout=5, retry=ONCE) as client, pytest.raises(EngineUnavailableError):
+        client.generate("words 2")
+    assert not script.tries
+
+
+@pytest.mark.parametrize("kind", FOUR)
+def test_the_key_and_headers_go_with_every_call(kind, script, monkeypatch):
+    with serving(script, kind.split("-")[0]) as port:
+        with make_client(kind, port, api_key="s3cret", headers={"X-Team": "a b"}) as client:
+            client.generate("words 2")
+            list(client.generate_stream("words 2"))
+            client.validate("{}")
+        monkeypatch.setenv("ANANKE_API_KEY", "from the environment")
+        with make_client(kind, port) as client:
+            client.generate("words 2")
+            assert "from the environment" not in repr(vars(client))
+    assert [headers.get("x-api-key") for headers in script.headers] == ["s3cret"] * 3 + ["from the environment"]
+    assert [headers.get("x-team") for headers in script.headers] == ["a b"] * 3 + [None]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("x team", "a"),
+        ("x-é", "a"),
+        ("triton_grpc_error", "true"),
+        ("grpc-timeout", "1S"),
+        ("x-bin", "a"),
+        ("x", ""),
+        ("x", "a\nb"),
+        ("x", "é"),
+    ],
+)
+def test_headers_refused(name, value):
+    with pytest.raises(InvalidRequestError, match="header") as raised:
+        headers_of(None, {name: value})
+    assert value not in raised.value.message or value in ("", "a", "true", "1S")
+
+
+@pytest.mark.parametrize("kind", FOUR)
+def test_tls_refused(kind, tmp_path):
+    with pytest.raises(InvalidRequestError, match="both"):
+        TLSConfig(certificate_file="a.pem")
+    missing = TLSConfig(ca_file=tmp_path / "missing.pem")
+    with pytest.raises(InvalidRequestError, match=r"missing\.pem"):
+        make_client(kind, 1, tls=missing)
+
+
+def test_the_scheme_follows_tls():
+    assert base_url_of("near:1", TLSConfig()) == "https://near:1"
+    assert base_url_of("https://near", TLSConfig()) == "https://near"
+    with pytest.raises(InvalidRequestError, match="not encrypted"):
+        base_url_of("http://near", TLSConfig())
