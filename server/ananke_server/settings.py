@@ -14,8 +14,10 @@ from ananke_server.constraints.limits import Limits
 from ananke_server.launch import PROJECT
 from ananke_server.masking.crew import default_processes
 
-# Speculative decoding samples several tokens a step, for which masks are not made yet.
-_RESERVED_ENGINE_ARGS = frozenset({"logits_processors", "worker_extension_cls", "speculative_config", "enable_trace_replay"})
+# Speculative decoding samples several tokens a step, and sharded sampling other rows on each GPU: masks are not made for either.
+_RESERVED_ENGINE_ARGS = frozenset(
+    {"logits_processors", "worker_extension_cls", "speculative_config", "enable_trace_replay", "enable_batch_sharded_sampling"}
+)
 
 
 class Settings(BaseSettings):
@@ -46,7 +48,7 @@ class Settings(BaseSettings):
     engine_args: dict[str, Any] = Field(default_factory=dict)
     """Further arguments of vLLM's ``AsyncEngineArgs``, as a JSON object."""
 
-    mask_processes: int = Field(default_factory=default_processes, gt=0)
+    mask_processes: int = Field(default_factory=default_processes, gt=0, le=128)
     """Processes that fill masks side by side; by default the machine's cores less four, at least one."""
 
     request_timeout: float = Field(600.0, gt=0)

@@ -14,7 +14,7 @@ import numpy as np
 from masking_support import EOS_TOKENS, TOKENIZER, WORDS, Constraint, allowed_by, wait_until
 from numpy.typing import NDArray
 
-from ananke_server.masking.board import PARITIES, Bell, BoardFile, Size
+from ananke_server.masking.board import PARTS, Bell, BoardFile, Size
 from ananke_server.masking.foreman import _dispatch
 from ananke_server.masking.mask_process import MaskProcess, eos_mask
 from ananke_server.masking.matchers import MAX_LEXER_STATES
@@ -142,7 +142,7 @@ class MaskStage:
     def masks(self, step: int, asked: Asked) -> dict[int, set[int]]:
         """The tokens that each of a step's masks allows, by logits row, waited for."""
         self.wait(step, asked)
-        masks = self.board.masks[step % PARITIES, : asked.masks]
+        masks = self.board.masks[step % PARTS, : asked.masks]
         return {int(mask[WORDS]): set(allowed_by(mask[:WORDS])) for mask in masks}
 
 

@@ -220,10 +220,12 @@ def guide_of(constraint: Constraint, pool: MatcherPool | None = None) -> Guide:
     return Guide.of(MatcherPool(TOKENIZER) if pool is None else pool, constraint.grammar)
 
 
-def fill(guide: Guide, length: int, newest: int = 0) -> set[int]:
+def fill(guide: Guide, length: int, newest: int | None = None) -> set[int]:
     """The tokens of a guide's next mask; EOS alone, as its mask process has it, once it has failed. Nothing beside the mask is written."""
     memory = np.full(3 * WORDS, _RUBBISH, dtype=np.int32)
     mask = memory[WORDS : 2 * WORDS]
+    if newest is None:
+        newest = guide.output[length - 1] if 0 < length <= len(guide.output) else 0
     filled = guide.fill(length, newest, mask.ctypes.data, WORDS)
     assert set(memory[:WORDS]) == set(memory[2 * WORDS :]) == {_RUBBISH}
     assert filled == (not guide.record.failure)

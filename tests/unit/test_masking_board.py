@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ananke_server.masking.board import ROW, Bell, Board, BoardFile, Size, open_board
+from ananke_server.masking.board import PARTS, ROW, Bell, Board, BoardFile, Size, open_board
 
 SIZE = Size(rows=5, words=3, processes=2)
 ARRAYS = ("arrived", "done", "announced", "counts", "rows", "lengths", "tokens", "stamps", "masks")
@@ -62,13 +62,13 @@ def test_the_shapes_are_those_of_the_size(file: BoardFile) -> None:
     assert shapes == {
         "arrived": ((1,), np.uint64),
         "done": ((2, 8), np.uint64),
-        "announced": ((2,), np.uint64),
-        "counts": ((2,), np.uint64),
-        "rows": ((2, 5), ROW),
+        "announced": ((PARTS,), np.uint64),
+        "counts": ((PARTS,), np.uint64),
+        "rows": ((PARTS, 5), ROW),
         "lengths": ((5,), np.int32),
         "tokens": ((5,), np.int32),
-        "stamps": ((2, 2), np.int64),
-        "masks": ((2, 5, 4), np.int32),
+        "stamps": ((PARTS + 1, 2), np.int64),
+        "masks": ((PARTS, 5, 4), np.int32),
     }
     assert not any(np.frombuffer(array.tobytes(), dtype=np.uint8).any() for array in arrays(board).values()), "all zeros at first"
 

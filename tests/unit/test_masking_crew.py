@@ -19,7 +19,7 @@ from llguidance import LLMatcher
 from masking_support import allowed_by
 from small_tokenizer import small_source, small_tokenizer
 
-from ananke_server.masking.board import Board, open_board
+from ananke_server.masking.board import PARTS, Board, open_board
 from ananke_server.masking.crew import CrewDeadError, MaskCrew, default_processes
 from ananke_server.masking.mask_process import eos_mask
 from ananke_server.masking.placements import Placements
@@ -81,7 +81,7 @@ async def masks(placements: Placements, step: int, outputs: dict[int, list[int]]
     board.arrived[0] = step
     await until(lambda: (board.done[asked.owners, 0] >= step).all())
     words = board.size.words
-    return {slots[mask[words]]: set(allowed_by(mask[:words])) for mask in board.masks[step % 2, : asked.masks]}
+    return {slots[mask[words]]: set(allowed_by(mask[:words])) for mask in board.masks[step % PARTS, : asked.masks]}
 
 
 def test_requests_of_several_processes_are_guided_and_counted() -> None:

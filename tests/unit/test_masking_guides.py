@@ -105,8 +105,7 @@ def test_every_end_ends(end: int) -> None:
 def test_an_output_that_has_not_grown_has_the_same_mask(constraint: Constraint) -> None:
     guide = guide_of(constraint)
     mask = mask_of(guide, *encode(b"ab"))
-    # A chunk of a prefill, say: whatever is in the place of its last token is not looked at.
-    assert [fill(guide, 1, newest=REJECTED) for _ in range(3)] == [mask] * 3
+    assert [fill(guide, 1) for _ in range(3)] == [mask] * 3
     assert guide.output == encode(b"ab")
     assert mask == expected_mask(constraint, tuple(encode(b"ab")))
 
@@ -117,10 +116,19 @@ def test_an_output_that_has_lost_tokens_is_replayed(constraint: Constraint, kept
     guide = guide_of(constraint)
     output = encode(b"(") * 3 + encode(b"a")
     mask_of(guide, *output)
-    assert fill(guide, kept, newest=REJECTED) == expected_mask(constraint, tuple(output[:kept]))
+    assert fill(guide, kept) == expected_mask(constraint, tuple(output[:kept]))
     assert guide.output == output[:kept]
     other = encode(b"(") if kept < 4 else encode(b")")
     assert mask_of(guide, *other) == expected_mask(constraint, (*output[:kept], *other))
+    assert guide.record.failure is Failure.NONE
+
+
+def test_a_token_sampled_in_the_place_of_a_discarded_one_takes_its_place() -> None:
+    guide = guide_of(NESTED)
+    mask_of(guide, *encode(b"(("))
+    for length in (2, 1):
+        assert fill(guide, length, *encode(b"a")) == expected_mask(NESTED, (*encode(b"((")[: length - 1], *encode(b"a")))
+    assert guide.output == encode(b"a")
     assert guide.record.failure is Failure.NONE
 
 

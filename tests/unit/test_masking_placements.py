@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ananke_server.masking.board import Bell, Board, BoardFile, Size
+from ananke_server.masking.board import PARTS, Bell, Board, BoardFile, Size
 from ananke_server.masking.placements import NOTHING, Asked, Placements
 from ananke_server.masking.tickets import Ticket
 
@@ -54,8 +54,8 @@ def snapshot(board: Board) -> list[bytes]:
 def asked_tickets(desk: Desk, step: int, slots: list[int]) -> dict[int, int]:
     """By logits row the tickets that a step asks masks for."""
     asked = desk.placements.ask(step, np.array(slots, dtype=np.int32))
-    rows = desk.board.rows[step % 2, : asked.masks]
-    places = desk.board.masks[step % 2, : asked.masks, WORDS]
+    rows = desk.board.rows[step % PARTS, : asked.masks]
+    places = desk.board.masks[step % PARTS, : asked.masks, WORDS]
     assert [slots[place] for place in places] == rows["slot"].tolist()
     return dict(zip(places.tolist(), rows["ticket"].tolist(), strict=True))
 
@@ -100,17 +100,17 @@ def test_a_step_announces_its_constrained_rows_to_the_foreman(desk: Desk) -> Non
     placements.place(2, Ticket(7, 1))
     assert placements.ask(6, np.array([3, 1, 0, 4])) == Asked(2, [0, 2])
     assert desk.rung() == 1
-    assert board.counts.tolist() == [2, 0]
+    assert board.counts.tolist() == [2, 0, 0]
     assert board.rows[0, :2].tolist() == [(8, 2, 1, 3, 0), (2**40, 1, 4, 9, 2)]
     assert board.masks[0, :2, WORDS].tolist() == [1, 3]
-    assert board.announced.tolist() == [6, 0]
+    assert board.announced.tolist() == [6, 0, 0]
     assert (board.rows[0, 2:]["ticket"] == 99).all()
     assert (board.masks[0, :, :WORDS] == 77).all(), "the masks themselves are for others to write"
-    assert (board.masks[1] == 77).all()
+    assert (board.masks[1:] == 77).all()
     assert placements.ask(7, np.array([2])) == Asked(1, [1])
     assert desk.rung() == 1
-    assert board.announced.tolist() == [6, 7]
-    assert board.counts.tolist() == [2, 1]
+    assert board.announced.tolist() == [6, 7, 0]
+    assert board.counts.tolist() == [2, 1, 0]
 
 
 @pytest.mark.parametrize("slots", [[], [0], [0, 3, 5]])
@@ -128,13 +128,13 @@ def test_a_request_placed_again_has_another_stay(desk: Desk) -> None:
         desk.placements.place(slot, Ticket(5, 1))
         desk.placements.ask(step, np.array([slot]))
         desk.placements.ask(step, np.array([slot]))
-        stays.append(int(desk.board.rows[step % 2, 0]["placement"]))
+        stays.append(int(desk.board.rows[step % PARTS, 0]["placement"]))
     assert len({*stays}) == 3
     assert 0 not in stays, "which says that there was none before"
     desk.placements.move(1, 2)
     desk.placements.swap(2, 4)
     desk.placements.ask(5, np.array([4]))
-    assert desk.board.rows[1, 0].tolist() == (5, stays[-1], 4, 0, 1), "a request that moves stays in the batch"
+    assert desk.board.rows[5 % PARTS, 0].tolist() == (5, stays[-1], 4, 0, 1), "a request that moves stays in the batch"
 
 
 @settings(max_examples=80, deadline=None)
@@ -171,11 +171,11 @@ def test_any_steps_announce_what_a_list_of_slots_says_and_silent_workers_agree(d
             assert quiet == asked
             assert asked == (len(rows), sorted({ticket.owner for _, ticket, _ in rows if ticket}))
             assert desk.rung() == bool(rows)
-            written = desk.board.rows[step % 2, : len(rows)]
+            written = desk.board.rows[step % PARTS, : len(rows)]
             assert written[["ticket", "owner", "slot"]].tolist() == [(*ticket, at) for _, ticket, at in rows if ticket]
-            assert desk.board.masks[step % 2, : len(rows), WORDS].tolist() == [row for row, _, _ in rows]
+            assert desk.board.masks[step % PARTS, : len(rows), WORDS].tolist() == [row for row, _, _ in rows]
             if rows:
-                assert desk.board.counts[step % 2] == len(rows)
-                assert desk.board.announced[step % 2] == step
+                assert desk.board.counts[step % PARTS] == len(rows)
+                assert desk.board.announced[step % PARTS] == step
     finally:
         desk.file.close()

@@ -33,6 +33,7 @@ from masking_support import (
 )
 
 from ananke_server.masking import matchers
+from ananke_server.masking.board import PARTS
 from ananke_server.masking.matchers import new_matcher
 from ananke_server.masking.placements import NOTHING
 from ananke_server.masking.tickets import Failure, Outcome, Ticket
@@ -166,7 +167,7 @@ class Trace:
 
     def fill(self, slots: list[int], arrives_first: bool) -> None:
         stage, step = self.stage, self.number
-        stage.board.masks[step % 2, :, :WORDS] = 0x5A5A5A5A
+        stage.board.masks[step % PARTS, :, :WORDS] = 0x5A5A5A5A
 
         def arrive() -> None:
             for slot, request in self.slots.items():
@@ -181,7 +182,7 @@ class Trace:
             arrive()
         stage.wait(step, asked)
         constrained = [(row, self.slots[slot]) for row, slot in enumerate(slots) if self.slots[slot].constraint is not None]
-        masks = stage.board.masks[step % 2]
+        masks = stage.board.masks[step % PARTS]
         assert masks[: asked.masks, WORDS].tolist() == [row for row, _ in constrained]
         for mask, (row, request) in zip(masks, constrained, strict=False):
             assert np.array_equal(mask[:WORDS], words_of(request.mask())), (step, row, request)
@@ -294,8 +295,8 @@ def test_a_step_is_over_in_the_processes_that_it_concerns_alone(stage: MaskStage
     assert stage.placements().ask(6, np.array([0])) is NOTHING
 
 
-def test_a_step_that_is_over_is_left_alone_for_its_half_may_be_written_for_another(stage: MaskStage) -> None:
-    """Rung for step 2, a process that had no part in step 1 finds the rows of step 3, which the engine is about to announce."""
+def test_a_step_that_is_over_is_left_alone_for_its_part_may_be_written_for_another(stage: MaskStage) -> None:
+    """Rung for step 2, a process that had no part in step 1 finds the rows of step 4, which the engine is about to announce."""
     busy, late = stage.prepare_at(0, CHOICE), stage.prepare_at(1, CHOICE)
     placements, board = stage.placements(), stage.board
     placements.place(0, busy)
@@ -380,7 +381,7 @@ def test_what_steps_waited_for_masks_is_counted_once_it_is_known(stage: MaskStag
         slots = np.arange(4) if step < 4 else np.array([0, 1])
         stage.arrive(step)
         stage.wait(step, placements.ask(step, slots))
-        stage.board.stamps[step % 2] = stamps
+        stage.board.stamps[step % PARTS] = stamps
     outcomes = [stage.release(ticket) for ticket in tickets]
     # A step's wait is known when the next one's tokens are there: of the last one nothing is.
     assert [(outcome.wait_us_mean, outcome.wait_us_max) for outcome in outcomes[:2]] == [(round((5 + 3 + 0) / 3, 1), 5.0)] * 2

@@ -41,6 +41,7 @@ from vllm.v1.sample.logits_processor.interface import BatchUpdate, MoveDirection
 from vllm.v1.worker.gpu_input_batch import CachedRequestState, InputBatch  # noqa: E402
 
 from ananke_server.masking import vllm_v1  # noqa: E402
+from ananke_server.masking.board import PARTS  # noqa: E402
 from ananke_server.masking.tickets import Failure, Outcome, Ticket  # noqa: E402
 from ananke_server.masking.vllm_v1 import PLACEHOLDER, LlguidanceV1  # noqa: E402
 
@@ -374,7 +375,7 @@ def test_the_time_of_the_wait_is_stamped(adapter: LlguidanceV1, stage: MaskStage
     for step in (1, 2):
         begun = time.perf_counter_ns()
         allowed(adapter, 1)
-        logits_there, masks_there = stage.board.stamps[step % 2].tolist()
+        logits_there, masks_there = stage.board.stamps[step % PARTS].tolist()
         assert begun < logits_there < masks_there < time.perf_counter_ns()
 
 

@@ -67,7 +67,7 @@ def engine_arguments(settings: Settings, runner: str) -> dict[str, Any]:
 
 def _refuse_more_batches(parallel: Any) -> None:
     """The board has room for two steps of one batch: pipeline stages would have more under way, data parallel engines others."""
-    for name in ("pipeline_parallel_size", "data_parallel_size"):
+    for name in ("pipeline_parallel_size", "data_parallel_size", "prefill_context_parallel_size"):
         if (size := getattr(parallel, name)) > 1:
             raise ValueError(f"engine_args: {name} is {size}, but masks are made for 1; use tensor_parallel_size")
 

@@ -3,8 +3,9 @@
 For each step the engine announces the rows that need a mask, and rings the foreman; what was sampled last arrives from
 wherever sampling runs; then the foreman rings the mask processes, and each fills the masks of its own rows and says that it
 is done. Whoever waits, waits for a number in this memory: the foreman for ``arrived``, a GPU's stream or the engine for
-``done``. A step's number is never used twice, and its rows and masks lie in the half of the memory that its parity tells,
-so that one step can be announced while the step before is being filled.
+``done``. A step's number is never used twice. Its rows and masks lie in a part of the memory that the next step leaves alone, and
+the one after that too: the engine may announce a step while the GPU still works on the one before, and of a tensor-parallel
+group a GPU may be one step behind the one whose tokens the engine has seen.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ ADDRESS_VARIABLE = "ANANKE_BOARD"
 ROW = np.dtype([("ticket", np.uint64), ("placement", np.uint32), ("slot", np.uint32), ("prompt", np.uint32), ("owner", np.uint32)])
 """A row that needs a mask: its request's ticket, the request's stay in the batch, its slot, its prompt's length and its mask process."""
 
-PARITIES = 2
+PARTS = 3
+"""Step ``s`` has part ``s % PARTS``."""
 _LINE = 64
 _PAGE = 4096
 _DEAD_STEP = 1 << 62
@@ -50,12 +52,13 @@ class Board:
     Attributes:
         arrived: ``[1]`` uint64, the last step whose newest tokens are in ``lengths`` and ``tokens``.
         done: ``[processes, 8]`` uint64, in the first column the last step of which a process has filled all its rows.
-        announced: ``[2]`` uint64, by parity the last step that needs masks.
-        counts: ``[2]`` uint64, by parity how many rows a step has.
-        rows: ``[2, rows]`` of ``ROW``.
+        announced: ``[PARTS]`` uint64, the last step that needs masks.
+        counts: ``[PARTS]`` uint64, how many rows a step has.
+        rows: ``[PARTS, rows]`` of ``ROW``.
         lengths, tokens: ``[rows]`` int32, by slot: tokens of prompt and output, and the last of them.
-        stamps: ``[2, 2]`` int64 ns of one clock, by parity: when a step's logits were there, and when its masks were.
-        masks: ``[2, rows, stride]`` int32: by parity and row the mask, a bit a token, the lowest first, and then the logits row.
+        stamps: ``[PARTS + 1, 2]`` int64 ns of one clock: when a step's logits were there, and when its masks were. The last pair is
+            for ranks that nobody asks.
+        masks: ``[PARTS, rows, stride]`` int32: for each row the mask, a bit a token, the lowest first, and then the logits row.
     """
 
     def __init__(self, memory: mmap.mmap, size: Size) -> None:
@@ -67,14 +70,14 @@ class Board:
         layout.skip(_LINE)
         self.arrived = layout.take((1,), np.uint64)
         self.done = layout.take((size.processes, _LINE // 8), np.uint64)
-        self.announced = layout.take((PARITIES,), np.uint64)
-        self.counts = layout.take((PARITIES,), np.uint64)
-        self.rows = layout.take((PARITIES, size.rows), ROW)
+        self.announced = layout.take((PARTS,), np.uint64)
+        self.counts = layout.take((PARTS,), np.uint64)
+        self.rows = layout.take((PARTS, size.rows), ROW)
         self.lengths = layout.take((size.rows,), np.int32)
         self.tokens = layout.take((size.rows,), np.int32)
-        self.stamps = layout.take((PARITIES, 2), np.int64)
+        self.stamps = layout.take((PARTS + 1, 2), np.int64)
         layout.skip(-layout.offset % _PAGE)
-        self.masks = layout.take((PARITIES, size.rows, size.stride), np.int32)
+        self.masks = layout.take((PARTS, size.rows, size.stride), np.int32)
 
     def open_gates(self, ends: NDArray[np.int32]) -> None:
         """Let everybody go who waits for a mask: the mask processes have ended, and from now on each mask is ``ends``, ``[words]``.
@@ -172,5 +175,5 @@ def mapped(descriptor: int) -> Board:
 
 
 def _bytes(size: Size) -> int:
-    rows = PARITIES * size.rows * (ROW.itemsize + 4 * size.stride) + 8 * size.rows
+    rows = PARTS * size.rows * (ROW.itemsize + 4 * size.stride) + 8 * size.rows
     return rows + size.processes * _LINE + 16 * _LINE + 2 * _PAGE

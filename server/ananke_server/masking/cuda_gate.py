@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from ananke_server.masking import bitmask_kernel as kernels
-from ananke_server.masking.board import PARITIES, Board
+from ananke_server.masking.board import PARTS, Board
 from ananke_server.masking.placements import Asked
 
 _PORTABLE = 1
@@ -30,12 +30,13 @@ _GREATER_OR_EQUAL = 0
 class CudaGate:
     """The board's memory as the GPU sees it. Everything is queued on the current stream."""
 
-    def __init__(self, board: Board, total_len: torch.Tensor, all_token_ids: torch.Tensor, vocab: int) -> None:
+    def __init__(self, board: Board, total_len: torch.Tensor, all_token_ids: torch.Tensor, vocab: int, *, stamps: bool = True) -> None:
         """Pin the board, and compile the kernels for tensors like these, which takes a second or two.
 
         Args:
             total_len, all_token_ids: as ``send`` will get them.
             vocab: the logits' width.
+            stamps: whether this rank is the one whose waits are counted.
 
         Raises:
             RuntimeError: the driver does not pin the memory.
@@ -49,7 +50,8 @@ class CudaGate:
         self._newest = HostPointer(board.lengths.ctypes.data), HostPointer(board.tokens.ctypes.data)
         self._arrived = board.arrived.ctypes.data
         self._masks = [HostPointer(masks.ctypes.data) for masks in board.masks]
-        self._stamps = [[HostPointer(moment.ctypes.data, torch.int64) for moment in pair] for pair in board.stamps[..., None]]
+        pairs = board.stamps[..., None] if stamps else [board.stamps[-1, :, None]] * PARTS
+        self._stamps = [[HostPointer(moment.ctypes.data, torch.int64) for moment in pair] for pair in pairs]
         self._waits = np.zeros(board.size.processes, dtype=_OPERATION)
         self._waits["kind"], self._waits["flags"] = _WAIT_VALUE_64, _GREATER_OR_EQUAL
         self._waits["address"] = board.done.ctypes.data + board.done.strides[0] * np.arange(board.size.processes)
@@ -67,14 +69,14 @@ class CudaGate:
         self._driver.write(stream, self._arrived, step)
 
     def apply(self, step: int, asked: Asked, logits: torch.Tensor) -> None:
-        parity = step % PARITIES
-        logits_there, masks_there = self._stamps[parity]
+        part = step % PARTS
+        logits_there, masks_there = self._stamps[part]
         stream = torch.cuda.current_stream().cuda_stream
         waits = self._waits[asked.owners]
         waits["value"] = step
         self._stamp(stream, logits_there)
         self._driver.batch(stream, waits)
-        self._apply(stream, logits, self._masks[parity], asked.masks, self._board.size.stride, self._board.size.words, masks_there)
+        self._apply(stream, logits, self._masks[part], asked.masks, self._board.size.stride, self._board.size.words, masks_there)
 
 
 @dataclass(frozen=True, slots=True)

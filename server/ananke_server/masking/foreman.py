@@ -23,8 +23,8 @@ from contextlib import suppress
 import numpy as np
 from llguidance import LLTokenizer
 
-from ananke_server.masking.board import PARITIES, Bell, Board, mapped
-from ananke_server.masking.mask_process import BELL_BYTES, MaskProcess, send_all
+from ananke_server.masking.board import PARTS, Bell, Board, mapped
+from ananke_server.masking.mask_process import BELL_BYTES, MaskProcess, eos_mask, send_all
 from ananke_server.masking.messages import packed
 from ananke_server.masking.tokenizer import TokenizerSource
 
@@ -57,6 +57,9 @@ def main() -> None:
         for child in children:
             with suppress(ProcessLookupError):
                 os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+        # The model process does so too, but it may be the one that has died.
+        board.open_gates(eos_mask(tokenizer, board.size.words))
 
 
 def _dispatch(board: Board, bell: int, bells: list[Bell], processes: list[int]) -> None:
@@ -73,8 +76,8 @@ def _dispatch(board: Board, bell: int, bells: list[Bell], processes: list[int]) 
             while int(board.arrived[0]) < step:
                 if select.select(processes, [], [], ARRIVAL_PAUSE)[0]:
                     return
-            parity = step % PARITIES
-            for owner in np.unique(board.rows[parity, : int(board.counts[parity])]["owner"]).tolist():
+            part = step % PARTS
+            for owner in np.unique(board.rows[part, : int(board.counts[part])]["owner"]).tolist():
                 bells[owner].ring()
             dispatched = step
 

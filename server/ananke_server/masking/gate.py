@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from ananke_server.masking.bitmask import forbid
-from ananke_server.masking.board import PARITIES, Board
+from ananke_server.masking.board import PARTS, Board
 from ananke_server.masking.placements import Asked
 
 if TYPE_CHECKING:
@@ -51,10 +51,10 @@ class HostGate:
         self._board.arrived[0] = step
 
     def apply(self, step: int, asked: Asked, logits: torch.Tensor) -> None:
-        board, parity = self._board, step % PARITIES
+        board, part = self._board, step % PARTS
         begun = time.perf_counter_ns()
         while (board.done[asked.owners, 0] < step).any():
             time.sleep(_PAUSE)
-        board.stamps[parity] = begun, time.perf_counter_ns()
-        masks, words = board.masks[parity, : asked.masks], board.size.words
+        board.stamps[part] = begun, time.perf_counter_ns()
+        masks, words = board.masks[part, : asked.masks], board.size.words
         forbid(logits, masks[:, :words], np.ascontiguousarray(masks[:, words]))

@@ -56,10 +56,13 @@ class Guide:
         return self.matcher is not None
 
     def _follow(self, length: int, newest: int) -> None:
-        if length == len(self.output):
+        known = length == len(self.output) and (not length or self.output[-1] == newest)
+        if known:
             return
-        if length < len(self.output):
-            del self.output[length:]
+        if length <= len(self.output):
+            # Tokens were discarded with a preemption, and others may have been sampled in their place.
+            del self.output[max(0, length - 1) :]
+            self.output.extend([newest] if length else [])
             if self.matcher is not None:
                 self._replay()
         elif length == len(self.output) + 1:
@@ -67,7 +70,7 @@ class Guide:
             if self.matcher is not None:
                 self.matcher.consume_tokens((newest,))
         else:
-            self._fail(Failure.INTERNAL, f"{length - len(self.output)} tokens were sampled since the last mask")
+            self.fail(Failure.INTERNAL, f"{length - len(self.output)} tokens were sampled since the last mask")
 
     def _renew(self, address: int, words: int) -> None:
         """A lexer full of states that other requests have learned is no reason to fail: once more, with a new one."""
@@ -87,8 +90,9 @@ class Guide:
 
     def _note_failure(self) -> None:
         if self.matcher is not None and (failure := self.matcher.failure()) is not None:
-            self._fail(*failure)
+            self.fail(*failure)
 
-    def _fail(self, failure: Failure, message: str) -> None:
+    def fail(self, failure: Failure, message: str) -> None:
+        """Guide no further; the first reason stands."""
         self.record.fail(failure, message)
         self.matcher = None

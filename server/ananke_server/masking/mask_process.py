@@ -18,7 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 from llguidance import LLTokenizer
 
-from ananke_server.masking.board import PARITIES, Board
+from ananke_server.masking.board import PARTS, Board
 from ananke_server.masking.guides import Guide
 from ananke_server.masking.matchers import MatcherPool
 from ananke_server.masking.messages import Inbox, Message, packed
@@ -68,16 +68,16 @@ class MaskProcess:
 
     def _fill(self, step: int) -> None:
         """Fill this process's masks of a step whose newest tokens have arrived."""
-        board, parity = self._board, step % PARITIES
+        board, part = self._board, step % PARTS
         begun = time.perf_counter_ns()
-        rows = board.rows[parity, : int(board.counts[parity])]
+        rows = board.rows[part, : int(board.counts[part])]
         mine = np.flatnonzero(rows["owner"] == self._number)
         asked = rows[mine]
-        self._note_wait()
+        self._note_wait(step)
         slots = asked["slot"]
         lengths = (board.lengths[slots] - asked["prompt"].astype(np.int32)).tolist()
         newest = board.tokens[slots].tolist()
-        masks, words = board.masks[parity], board.size.words
+        masks, words = board.masks[part], board.size.words
         base, stride = masks.ctypes.data, masks.strides[0]
         filled = []
         for row, ticket, placement, length, token in zip(
@@ -88,19 +88,26 @@ class MaskProcess:
                 guide.place(placement)
                 filled.append(guide)
             # Nobody waits for a request that has been released; the engine may still have it in a step.
-            if guide is None or not guide.fill(length, token, base + row * stride, words):
+            if guide is None or not self._filled(guide, length, token, base + row * stride):
                 masks[row, :words] = self._ends
         board.done[self._number, 0] = self._done = step
         self._last = (step, filled)
         self._times.update(steps=1, rows=len(mine), filled_ns=time.perf_counter_ns() - begun)
 
-    def _note_wait(self) -> None:
-        """How long the engine waited for the masks of this process's last step: known once the next step's tokens are there."""
-        step, guides = self._last
-        logits_there, masks_there = self._board.stamps[step % PARITIES].tolist()
-        if logits_there:
+    def _note_wait(self, step: int) -> None:
+        """How long the engine waited for the masks of the step before: known now that its tokens are there, and not much longer."""
+        last, guides = self._last
+        logits_there, masks_there = self._board.stamps[last % PARTS].tolist()
+        if last == step - 1 and logits_there:
             for guide in guides:
                 guide.record.wait_ns.append(max(0, masks_there - logits_there))
+
+    def _filled(self, guide: Guide, length: int, newest: int, address: int) -> bool:
+        try:
+            return guide.fill(length, newest, address, self._board.size.words)
+        except BaseException as fault:  # one request's, and no reason to leave the others
+            guide.fail(Failure.INTERNAL, f"{type(fault).__name__}: {fault}")
+            return False
 
     # ---- orders
 

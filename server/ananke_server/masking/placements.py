@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ananke_server.masking.board import PARITIES, ROW, Bell, Board
+from ananke_server.masking.board import PARTS, ROW, Bell, Board
 from ananke_server.masking.tickets import Ticket
 
 
@@ -37,7 +37,7 @@ class Placements:
         self._guided = np.zeros(board.size.rows, dtype=np.bool_)
         self._stays = 0
         self._changes = 0
-        self._last: list[tuple[tuple[int, bytes] | None, Asked]] = [(None, NOTHING)] * PARITIES
+        self._last: list[tuple[tuple[int, bytes] | None, Asked]] = [(None, NOTHING)] * PARTS
 
     def __bool__(self) -> bool:
         return bool(self._guided.any())
@@ -75,27 +75,27 @@ class Placements:
     def ask(self, step: int, slots: NDArray[np.intp] | NDArray[np.int32]) -> Asked:
         """Announce a step whose logits rows belong to ``slots``, ``[rows]``.
 
-        Costs some 20 us and the foreman's bell; less where the batch is that of the last step but one, whose half of the
-        board this step takes over. That step has to be over.
+        Costs some 20 us and the foreman's bell; less where the batch is that of the step whose part of the board
+        this one takes over. That step has to be over.
         """
-        parity = step % PARITIES
+        part = step % PARTS
         batch = (self._changes, slots.tobytes())
-        if self._last[parity][0] != batch:
-            self._last[parity] = batch, self._write(parity, slots)
-        asked = self._last[parity][1]
+        if self._last[part][0] != batch:
+            self._last[part] = batch, self._write(part, slots)
+        asked = self._last[part][1]
         if asked.masks and self.writes:
-            self.board.announced[parity] = step
+            self.board.announced[part] = step
             self._bell.ring()
         return asked
 
-    def _write(self, parity: int, slots: NDArray[np.intp] | NDArray[np.int32]) -> Asked:
+    def _write(self, part: int, slots: NDArray[np.intp] | NDArray[np.int32]) -> Asked:
         rows = np.flatnonzero(self._guided[slots])
         if not len(rows):
             return NOTHING
         asked = self._placed[slots[rows]]
         if self.writes:
             board = self.board
-            board.rows[parity, : len(rows)] = asked
-            board.masks[parity, : len(rows), board.size.words] = rows
-            board.counts[parity] = len(rows)
+            board.rows[part, : len(rows)] = asked
+            board.masks[part, : len(rows), board.size.words] = rows
+            board.counts[part] = len(rows)
         return Asked(len(rows), np.unique(asked["owner"]).tolist())

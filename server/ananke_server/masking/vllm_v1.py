@@ -65,10 +65,11 @@ class LlguidanceV1(LogitsProcessor):
         stages.begin()
         self._step += 1
         slots = self._placements.slots()
-        for slot in slots.tolist():
-            known = _known(self._outputs[slot])
-            self._board.lengths[slot], self._board.tokens[slot] = len(known), known[-1] if known else 0
-        self._board.arrived[0] = self._step
+        if self._placements.writes:
+            for slot in slots.tolist():
+                known = _known(self._outputs[slot])
+                self._board.lengths[slot], self._board.tokens[slot] = len(known), known[-1] if known else 0
+            self._board.arrived[0] = self._step
         asked = self._placements.ask(self._step, np.arange(logits.shape[0]))
         stages.lap("announce")
         if asked.masks:

@@ -53,8 +53,10 @@ class LlguidanceV2(LogitsProcessor):
         """
         self._step += 1
         stages.begin()
+        # Requests that have ended keep their slots until these are taken over: nothing is sent for their sake.
         if self._expects_rows:
             self._send()
+            self._expects_rows = False
         stages.lap("send")
 
     def apply(self, logits: torch.Tensor, ctx: LogitsContext) -> torch.Tensor:
@@ -63,7 +65,6 @@ class LlguidanceV2(LogitsProcessor):
             return logits
         stages.begin()
         asked = self._placements.ask(self._step, ctx.idx_mapping_np)
-        # Requests that have ended keep their slots until these are taken over: nothing is sent for their sake.
         self._expects_rows = bool(asked.masks)
         stages.lap("announce")
         if not asked.masks:
@@ -86,4 +87,5 @@ def _gate(placements: Placements, states: LogitsProcRequestState) -> Gate:
         return HostGate(placements.board)
     from ananke_server.masking.cuda_gate import CudaGate
 
-    return CudaGate(placements.board, states.total_len.gpu, states.all_token_ids.gpu, states.vocab_size)
+    newest = states.total_len.gpu, states.all_token_ids.gpu
+    return CudaGate(placements.board, *newest, states.vocab_size, stamps=placements.writes)
