@@ -6,7 +6,7 @@
 # `constraint` and `sampling_parameters` are JSON *text*, quoted within the request; so are the answer's report, provenance and metrics.
 set -euo pipefail
 url="${1:-${ANANKE_HTTP_URL:-http://localhost:8000}}"
-url="http://${url#http://}"
+[[ "$url" == *://* ]] || url="http://$url"
 answer="$(mktemp)"
 trap 'rm -f "$answer"' EXIT
 
@@ -21,7 +21,7 @@ curl --silent --show-error --fail-with-body --max-time 60 "$url/v2/models/genera
 REQUEST
 echo
 
-echo "── the same answer's text in pieces: server-sent events, the last with report, provenance and metrics"
+echo "── a text in pieces: server-sent events, the last with report, provenance and metrics"
 curl --silent --show-error --fail-with-body --no-buffer --max-time 60 "$url/v2/models/generate/generate_stream" --data-binary @- <<'REQUEST'
 {
   "text_input": "The next release is ",
