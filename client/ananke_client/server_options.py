@@ -15,7 +15,7 @@ Server = Annotated[
     typer.Option(metavar="URL", help="http://HOST:PORT, or HOST:PORT for gRPC; else $ANANKE_GRPC_URL or localhost:8001"),
 ]
 Http = Annotated[bool, typer.Option("--http", help="over HTTP: HOST:PORT means that; else $ANANKE_HTTP_URL or localhost:8000")]
-Timeout = Annotated[float, typer.Option(metavar="SECONDS", min=0.001, help="how long a request may take, retries included")]
+Timeout = Annotated[float, typer.Option(metavar="SECONDS", help="how long a request may take, retries included")]
 
 
 def client_of(server: str | None, *, http: bool = False, timeout: float) -> InferenceClient:
