@@ -1,6 +1,8 @@
-"""Command line: ``ananke generate`` prints a text within a constraint, ``ananke validate`` tells what becomes of a constraint,
-``ananke check`` whether a text satisfies one, ``ananke verify`` whether an output's provenance holds, ``ananke replay`` whether the
-model gives the output again, ``ananke health`` whether a server is ready, and ``ananke bench`` how fast it answers.
+"""Command line: the commands of ``ananke``.
+
+``ananke generate`` prints a text within a constraint, ``ananke validate`` tells what becomes of a constraint, ``ananke check``
+whether a text satisfies one, ``ananke verify`` whether an output's provenance holds, ``ananke replay`` whether the model gives
+the output again, ``ananke health`` whether a server is ready, and ``ananke bench`` how fast it answers.
 
 Exit codes: 0 accepted, satisfied, verified, equal or ready; 1 refused, not satisfied, failed, different or not ready; 2 wrong usage or
 an unreadable file; 3 no answer or no verdict (no server extra, a server out of reach, a deadline that passed, a tokenizer that does not
