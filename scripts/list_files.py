@@ -77,7 +77,7 @@ def _shown(path: str) -> str:
 def _description(path: str) -> str:
     if said := FOLDERS.get(path) or FILES.get(path):
         return said
-    text = (PROJECT / path).read_text()
+    text = (PROJECT / path).read_text(errors="replace")
     if path.endswith(".py"):
         said = ast.get_docstring(ast.parse(text)) or ""
     else:
