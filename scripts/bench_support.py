@@ -1,4 +1,4 @@
-"""What the benchmark programs share: tokenizers, percentiles, tables, and results with their command, date and machine."""
+"""What the benchmark programs share: tokenizers, times of tokens, percentiles, tables, and results with their command, date and machine."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import os
 import platform
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,33 @@ def percentiles(values: Sequence[float], *, scale: float = 1.0) -> dict[str, flo
     scaled = np.asarray(values) * scale
     p50, p99 = np.percentile(scaled, [50, 99])
     return {name: round(float(value), 3) for name, value in (("mean", scaled.mean()), ("p50", p50), ("p99", p99), ("max", scaled.max()))}
+
+
+@dataclass(slots=True)
+class TokenTimes:
+    """The tokens of one request as they came: when, in seconds of one clock, and how many at once."""
+
+    begun: float
+    stamps: list[tuple[float, int]] = field(default_factory=list)
+
+    @property
+    def tokens(self) -> int:
+        return sum(count for _, count in self.stamps)
+
+    @property
+    def first_token(self) -> float:
+        """Seconds to the first message that carried a token."""
+        return self.stamps[0][0] - self.begun
+
+    @property
+    def token_time(self) -> float:
+        """(last - first) / (tokens that came after the first message)."""
+        return (self.stamps[-1][0] - self.stamps[0][0]) / (self.tokens - self.stamps[0][1])
+
+    def gaps(self) -> list[tuple[float, float]]:
+        """The time of each token after the first message, and the time before it: that of tokens that came at once is shared evenly."""
+        pairs = zip(self.stamps, self.stamps[1:], strict=False)
+        return [(now, (now - before) / count) for (before, _), (now, count) in pairs for _ in range(count)]
 
 
 def print_table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> None:

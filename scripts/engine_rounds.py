@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 import numpy as np
-from bench_support import percentiles
+from bench_support import TokenTimes, percentiles
 from engine_workloads import Job
 
 from ananke_server.engine.guides import GuideDesk
@@ -28,30 +28,10 @@ PAUSE: Final = 0.1
 
 
 @dataclass(slots=True)
-class Stream:
-    """The tokens of one request as they came: when, in seconds, and how many at once."""
+class Stream(TokenTimes):
+    """One request's tokens, and what was counted of its masks."""
 
-    begun: float
-    stamps: list[tuple[float, int]] = field(default_factory=list)
     outcome: Outcome | None = None
-
-    @property
-    def tokens(self) -> int:
-        return sum(count for _, count in self.stamps)
-
-    @property
-    def first_token(self) -> float:
-        return self.stamps[0][0] - self.begun
-
-    @property
-    def token_time(self) -> float:
-        """(last - first) / (tokens that came after the first message)."""
-        return (self.stamps[-1][0] - self.stamps[0][0]) / (self.tokens - self.stamps[0][1])
-
-    def gaps(self) -> list[float]:
-        """The time before each token, that of tokens which came at once shared evenly."""
-        pairs = zip(self.stamps, self.stamps[1:], strict=False)
-        return [(now - before) / count for (before, _), (now, count) in pairs for _ in range(count)]
 
 
 @dataclass(slots=True)
@@ -146,7 +126,7 @@ class Bench:
 def measures(warm_up: Round, rounds: Sequence[Round], tokens: int) -> dict[str, Any]:
     """The measured rounds of a variant as numbers, in milliseconds unless said otherwise."""
     streams = [stream for one in rounds for stream in one.streams]
-    gaps = [gap for stream in streams for gap in stream.gaps()]
+    gaps = [gap for stream in streams for _, gap in stream.gaps()]
     outcomes = [stream.outcome for stream in streams if stream.outcome is not None]
     steady = [step for one in rounds if (step := _steady_step(one.streams)) is not None]
     result: dict[str, Any] = {

@@ -10,6 +10,7 @@ shift
 stages=("$@")
 [ $# -gt 0 ] || stages=(validate engine xgrammar)
 cd "$(dirname "$0")/.." || exit 1
+. scripts/gpu_env.sh
 export VLLM_USE_FLASHINFER_SAMPLER=0
 limit=${LIMIT:-560}
 deadline=$((SECONDS + limit))

@@ -5,6 +5,7 @@
 set -euo pipefail
 results=$(mkdir -p "$1" && cd "$1" && pwd)
 cd "$(dirname "$0")/.."
+. scripts/gpu_env.sh
 prove=(python3 scripts/prove.py --concurrency 64 --plain-every 8)
 
 "${prove[@]}" --requests 64 --output "$results/mixed.json" 2>&1 | tee "$results/mixed.txt"

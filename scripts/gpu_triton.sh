@@ -7,6 +7,7 @@ set -uo pipefail
 results=$(mkdir -p "$1" && cd "$1" && pwd) || exit 1
 shift
 cd "$(dirname "$0")/.." || exit 1
+. scripts/gpu_env.sh
 limit=${LIMIT:-560}
 backend=${VLLM_BACKEND:-.gpu/vllm_backend}
 options=(--tokenizer "${TOKENIZER:-.gpu/qwen}" --deadline $((limit - 15)) --output "$results/triton.json")

@@ -5,6 +5,7 @@
 set -euo pipefail
 results=$(mkdir -p "$1" && cd "$1" && pwd)
 cd "$(dirname "$0")/.."
+. scripts/gpu_env.sh
 status=0
 timeout --kill-after=10 145 python3 scripts/validate_perf.py --output "$results/validate-perf.json" \
     > "$results/validate-perf.txt" 2>&1 || status=$?

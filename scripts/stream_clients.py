@@ -12,12 +12,13 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Any, Final
 
 import grpc
 import numpy as np
+from bench_support import TokenTimes
 from tritonclient.grpc import service_pb2
 
 from ananke_client.errors import AnankeError
@@ -37,33 +38,12 @@ class Order:
 
 
 @dataclass(slots=True)
-class Stream:
-    """One request's tokens as they came: when, in seconds of a clock that all processes share, and how many at once."""
+class Stream(TokenTimes):
+    """One request's tokens, on a clock that all processes share."""
 
-    begun: float
-    stamps: list[tuple[float, int]] = field(default_factory=list)
     error: str | None = None
     text: str = ""
     """Where it was kept."""
-
-    @property
-    def tokens(self) -> int:
-        return sum(count for _, count in self.stamps)
-
-    @property
-    def first_token(self) -> float:
-        """Seconds to the first message that carried a token."""
-        return self.stamps[0][0] - self.begun
-
-    @property
-    def token_time(self) -> float:
-        """(last - first) / (tokens that came after the first message)."""
-        return (self.stamps[-1][0] - self.stamps[0][0]) / (self.tokens - self.stamps[0][1])
-
-    def gaps(self) -> list[tuple[float, float]]:
-        """The time of each token after the first message, and the time before it: that of tokens that came at once is shared evenly."""
-        pairs = zip(self.stamps, self.stamps[1:], strict=False)
-        return [(now, (now - before) / count) for (before, _), (now, count) in pairs for _ in range(count)]
 
     def messages(self) -> list[float]:
         """The time before each message after the first, as a tool sees it that counts messages."""

@@ -72,13 +72,28 @@ def test_faulty_connections_lose_no_item_and_deliver_no_token_twice(small_server
     assert 0 < cut <= proxy.met["reset"] + proxy.met["cut"], proxy.met
 
 
+def test_dead_mask_processes_end_what_is_constrained_and_nothing_else(small_server: TritonServer) -> None:
+    long = ConstraintSpec.regex("[0-9]{350}")
+    with AnankeInferenceClient(url=small_server.grpc_url, retry=RetryPolicy(attempts=1)) as client:
+        stream = client.generate_stream("x", long, GenerationConfig(max_tokens=390))
+        next(stream)
+        _kill(small_server, "ananke_server.masking.foreman")
+        started = time.monotonic()
+        with pytest.raises(EngineUnavailableError, match="fill masks"):
+            list(stream)
+        with pytest.raises(EngineUnavailableError, match="fill masks"):
+            client.generate("x", long)
+        assert client.generate("Once upon a time", config=GenerationConfig(max_tokens=8)).usage.completion_tokens > 0
+        assert time.monotonic() - started < 20
+
+
 def test_a_dead_engine_is_unavailable_and_nothing_hangs(small_server: TritonServer) -> None:
     long = ConstraintSpec.regex("[0-9]{350}")
     http_url = f"http://{small_server.http_url}"
     with AnankeInferenceClient(url=small_server.grpc_url) as grpc, AnankeInferenceHTTPClient(url=http_url) as http:
-        stream = grpc.generate_stream("x", long, GenerationConfig(max_tokens=390))
+        stream = grpc.generate_stream("Once upon a time", config=GenerationConfig(max_tokens=390, temperature=1.0, seed=1))
         next(stream)
-        _kill_engine(small_server)
+        _kill(small_server, "VLLM::")
         started = time.monotonic()
         with pytest.raises(EngineUnavailableError):
             list(stream)
@@ -89,8 +104,9 @@ def test_a_dead_engine_is_unavailable_and_nothing_hangs(small_server: TritonServ
         assert time.monotonic() - started < 20
 
 
-def _kill_engine(server: TritonServer) -> None:
-    engines = [pid for pid in server.session.members() if "VLLM::" in " ".join(psutil.Process(pid).cmdline())]
-    assert engines
-    for pid in engines:
+def _kill(server: TritonServer, name: str) -> None:
+    """Kill every process of the server whose command line has this in it."""
+    found = [pid for pid in server.session.members() if name in " ".join(psutil.Process(pid).cmdline())]
+    assert found
+    for pid in found:
         os.kill(pid, signal.SIGKILL)

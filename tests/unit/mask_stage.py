@@ -57,6 +57,14 @@ class MaskStage:
             self.board.open_gates(words_of({*EOS_TOKENS}))
             raise
 
+    def lose(self) -> None:
+        """Let the mask processes end as if killed, and open the gates as the crew does then."""
+        for connection in self.connections:
+            connection.shutdown(socket.SHUT_RDWR)
+        for thread in self.threads:
+            thread.join(10)
+        self.board.open_gates(words_of({*EOS_TOKENS}))
+
     def close(self) -> None:
         """Close the connections, at which every process ends."""
         for connection in self.connections:

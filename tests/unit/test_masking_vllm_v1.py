@@ -23,7 +23,6 @@ from masking_support import (
     NESTED,
     OPEN_SCHEMA,
     REGEXES,
-    TOKENIZER,
     TREES_OF_CONSTRAINTS,
     VOCABULARY,
     Constraint,
@@ -42,8 +41,6 @@ from vllm.v1.sample.logits_processor.interface import BatchUpdate, MoveDirection
 from vllm.v1.worker.gpu_input_batch import CachedRequestState, InputBatch  # noqa: E402
 
 from ananke_server.masking import vllm_v1  # noqa: E402
-from ananke_server.masking.gate import MasksLostError  # noqa: E402
-from ananke_server.masking.mask_process import eos_mask  # noqa: E402
 from ananke_server.masking.tickets import Failure, Outcome, Ticket  # noqa: E402
 from ananke_server.masking.vllm_v1 import PLACEHOLDER, LlguidanceV1  # noqa: E402
 
@@ -365,13 +362,11 @@ def test_a_step_without_constrained_rows_waits_for_nothing(adapter: LlguidanceV1
     assert allowed(adapter, 2) == [ALL, after(b"")]
 
 
-def test_masks_that_are_lost_end_the_engine_and_set_nobody_free(adapter: LlguidanceV1, stage: MaskStage) -> None:
+def test_lost_mask_processes_end_their_requests_and_set_nobody_free(adapter: LlguidanceV1, stage: MaskStage) -> None:
     adapter.update_state(BatchUpdate(1, [], [(0, params(stage), [1], [])], []))
     assert allowed(adapter, 1) == [after(b"")]
-    stage.board.open_gates(eos_mask(TOKENIZER, stage.board.size.words))
-    logits = torch.zeros(1, LOGITS_WIDTH)
-    with pytest.raises(MasksLostError):
-        adapter.apply(logits)
+    stage.lose()
+    assert [set(mask) for mask in allowed(adapter, 1)] == [set(EOS_TOKENS)]
 
 
 def test_the_time_of_the_wait_is_stamped(adapter: LlguidanceV1, stage: MaskStage) -> None:

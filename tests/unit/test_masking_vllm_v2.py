@@ -40,7 +40,7 @@ from vllm import SamplingParams  # noqa: E402
 from vllm.v1.worker.gpu.sample.logits_processor.interface import LogitsContext, LogitsProcRequestState  # noqa: E402
 
 from ananke_server.masking import vllm_v2  # noqa: E402
-from ananke_server.masking.gate import HostGate, MasksLostError  # noqa: E402
+from ananke_server.masking.gate import HostGate  # noqa: E402
 from ananke_server.masking.mask_process import eos_mask  # noqa: E402
 from ananke_server.masking.tickets import Failure, Ticket  # noqa: E402
 from ananke_server.masking.vllm_v2 import LlguidanceV2  # noqa: E402
@@ -378,12 +378,16 @@ def test_a_silent_worker_waits_for_the_masks_that_another_asked_for(stage: MaskS
     assert stage.release(asked.ticket).steps == len(encode(b"abc12"))
 
 
-def test_masks_that_are_lost_end_the_engine(runner: Runner, stage: MaskStage) -> None:
+def test_lost_mask_processes_end_their_requests_and_set_nobody_free(runner: Runner, stage: MaskStage) -> None:
     slot = runner.add(request(stage, CHOICE))
     runner.step([slot])
-    stage.board.open_gates(eos_mask(TOKENIZER, stage.board.size.words))
-    with pytest.raises(MasksLostError):
-        runner.step([slot])
+    stage.lose()
+    for _ in range(3):
+        logits = torch.zeros(1, LOGITS_WIDTH)
+        mapping = torch.tensor([slot], dtype=torch.int32)
+        runner.adapter.apply_staged_writes()
+        runner.adapter.apply(logits, LogitsContext(mapping, mapping, mapping.numpy(), mapping, mapping, mapping, mapping.numpy()))
+        assert (logits[0] == 0).nonzero().flatten().tolist() == list(EOS_TOKENS)
 
 
 @pytest.mark.parametrize("ticket", [[1], [1, 2, 3], ["1", 2], "12", 7, []])

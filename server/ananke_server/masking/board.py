@@ -65,7 +65,6 @@ class Board:
         self.address = ctypes.addressof(ctypes.c_char.from_buffer(memory))
         layout = _Layout(memory)
         layout.skip(_LINE)
-        self._life = layout.take((1,), np.uint64)
         self.arrived = layout.take((1,), np.uint64)
         self.done = layout.take((size.processes, _LINE // 8), np.uint64)
         self.announced = layout.take((PARITIES,), np.uint64)
@@ -77,14 +76,11 @@ class Board:
         layout.skip(-layout.offset % _PAGE)
         self.masks = layout.take((PARITIES, size.rows, size.stride), np.int32)
 
-    @property
-    def is_dead(self) -> bool:
-        """Whether the mask processes have ended, so that no mask can be trusted any more."""
-        return bool(self._life[0])
-
     def open_gates(self, ends: NDArray[np.int32]) -> None:
-        """Let everybody go who waits for a mask: the mask processes have ended, and from now on each mask is ``ends``, ``[words]``."""
-        self._life[0] = 1
+        """Let everybody go who waits for a mask: the mask processes have ended, and from now on each mask is ``ends``, ``[words]``.
+
+        So the engine ends the constrained requests that it has, and serves the others; the model process says why.
+        """
         self.masks[:, :, : self.size.words] = ends
         self.done[:, 0] = _DEAD_STEP
 

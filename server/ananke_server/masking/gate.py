@@ -17,10 +17,6 @@ if TYPE_CHECKING:
 _PAUSE = 20e-6
 
 
-class MasksLostError(RuntimeError):
-    """The mask processes have ended, and this engine can do nothing constrained any more."""
-
-
 class Gate(Protocol):
     """How a runner's tokens get to the mask processes, and their masks to its logits."""
 

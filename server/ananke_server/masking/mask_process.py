@@ -137,7 +137,7 @@ class MaskProcess:
         """Make a guide and say so; on a thread of its own where that takes long."""
         try:
             guide = Guide.of(self._pool, program)
-        except Exception as fault:
+        except BaseException as fault:  # a panic of Rust's is no Exception, and somebody waits
             self._say(["ready", ticket, Failure.INTERNAL, f"{type(fault).__name__}: {fault}"])
             return
         with self._lock:

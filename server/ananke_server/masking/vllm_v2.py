@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from vllm.v1.worker.gpu.sample.logits_processor.interface import LogitsContext, LogitsProcessor, LogitsProcRequestState
 
-from ananke_server.masking.gate import Gate, HostGate, MasksLostError
+from ananke_server.masking.gate import Gate, HostGate
 from ananke_server.masking.placements import Placements
 from ananke_server.masking.worker import make_placements, stages, ticket_of
 
@@ -58,11 +58,7 @@ class LlguidanceV2(LogitsProcessor):
         stages.lap("send")
 
     def apply(self, logits: torch.Tensor, ctx: LogitsContext) -> torch.Tensor:
-        """Have this step's masks filled, and queue their application, in place.
-
-        Raises:
-            MasksLostError: nobody fills masks any more.
-        """
+        """Have this step's masks filled, and queue their application, in place."""
         if not self._placements:
             return logits
         stages.begin()
@@ -73,8 +69,6 @@ class LlguidanceV2(LogitsProcessor):
         if not asked.masks:
             return logits
         assert logits.shape[0] == len(ctx.idx_mapping_np), "speculative decoding is refused at start"
-        if self._placements.board.is_dead:
-            raise MasksLostError("the mask processes have ended")
         if self._sent != self._step:
             self._send()
         self._gate.apply(self._step, asked, logits)
