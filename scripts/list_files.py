@@ -26,6 +26,7 @@ FILES = {
     ".gitignore": "What set-up and tools make within the tree.",
     "Makefile": "Every command: `make help` lists them.",
     "README.md": "What this is, how it is set up, served and called, and its limits today.",
+    "docs/ARCHITECTURE.md": "How the parts fit together, and why.",
     "docs/CONSTRAINTS.md": "Every kind of constraint, what is enforced, verified and refused.",
     "docs/FILES.md": "This list.",
     "docs/PROVENANCE.md": "The statement and its envelope, keys, verification and replay.",
