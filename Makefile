@@ -9,7 +9,7 @@ export ANANKE_MODEL := $(MODEL)
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test serve stop status health key lint lock clean
+.PHONY: help setup run test serve examples stop status health key lint lock clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
@@ -26,6 +26,11 @@ test: setup ## set up, then run every test, those against a real server too
 serve: setup ## set up, then serve in the background
 	@$(PYTHON_IN_VENV) scripts/serve.py start
 
+examples: setup ## run every example against the server that runs
+	@for example in examples/*.py; do echo "── $$example"; $(PYTHON_IN_VENV) $$example || exit 1; done
+	@echo "── examples/http/generate.sh" && examples/http/generate.sh
+	@if command -v npm >/dev/null; then echo "── examples/http/generate.mts" && scripts/run_typescript.sh examples/http/generate.mts; fi
+
 stop: ## end what `make serve` started
 	@if [[ -x $(PYTHON_IN_VENV) ]]; then $(PYTHON_IN_VENV) scripts/serve.py stop; else echo "not serving"; fi
 
@@ -33,7 +38,7 @@ status: ## say what is served, and where
 	@$(PYTHON_IN_VENV) scripts/serve.py status
 
 health: ## ask the server that runs whether it is well
-	@$(PYTHON_IN_VENV) scripts/health.py
+	@.venv/bin/ananke health --http
 
 key: setup ## make a key pair that signs provenance (KEY=FILE puts it elsewhere)
 	@$(PYTHON_IN_VENV) scripts/make_key.py $(KEY)
@@ -41,7 +46,7 @@ key: setup ## make a key pair that signs provenance (KEY=FILE puts it elsewhere)
 lint: setup ## ruff, mypy, and shellcheck where it is installed
 	@$(PYTHON_IN_VENV) -m ruff check .
 	@$(PYTHON_IN_VENV) -m mypy
-	@if command -v shellcheck >/dev/null; then shellcheck scripts/*.sh .ci/run; fi
+	@if command -v shellcheck >/dev/null; then shellcheck scripts/*.sh examples/http/*.sh .ci/run; fi
 
 lock: ## resolve pyproject.toml into requirements/*.txt (needs uv)
 	@scripts/lock.sh

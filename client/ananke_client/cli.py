@@ -1,9 +1,12 @@
-"""Command line: ``ananke validate`` tells what becomes of a constraint, ``ananke check`` whether a text satisfies one,
-``ananke verify`` whether an output's provenance holds, ``ananke replay`` whether the model gives the output again.
+"""Command line: the commands of ``ananke``.
 
-Exit codes: 0 accepted, satisfied, verified or equal; 1 refused, not satisfied, failed or different; 2 wrong usage or an unreadable
-file; 3 the verdict could not be had (no server extra, a server out of reach, a tokenizer that does not load, a fault of the
-compiler, no public key or no signature).
+``ananke generate`` prints a text within a constraint, ``ananke validate`` tells what becomes of a constraint, ``ananke check``
+whether a text satisfies one, ``ananke verify`` whether an output's provenance holds, ``ananke replay`` whether the model gives
+the output again, ``ananke health`` whether a server is ready, and ``ananke bench`` how fast it answers.
+
+Exit codes: 0 accepted, satisfied, verified, equal or ready; 1 refused, not satisfied, failed, different or not ready; 2 wrong usage or
+an unreadable file; 3 no answer or no verdict (no server extra, a server out of reach, a deadline that passed, a tokenizer that does not
+load, a fault of the compiler, no public key or no signature).
 """
 
 from __future__ import annotations
@@ -14,11 +17,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.text import Text
 
-from ananke_client.client import InferenceClient
+from ananke_client.bench_command import bench
 from ananke_client.errors import AnankeError, RequestError
+from ananke_client.generate_command import generate
+from ananke_client.health_command import health
 from ananke_client.rendering import show_report
 from ananke_client.replay_command import replay
 from ananke_client.report import ConstraintReport
+from ananke_client.server_options import client_of
 from ananke_client.source import Kind, Source
 from ananke_client.terminal import REFUSED, UNAVAILABLE, USAGE, console, fail, only_one_from_input, print_json, read_text, tell
 from ananke_client.verify_command import verify
@@ -30,7 +36,7 @@ if TYPE_CHECKING:
 SERVER_TIMEOUT = 60.0
 BYTES_NOTE = "no model given or found: one token a byte, so special tokens and token masks are not judged as the model's would be"
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False, help=__doc__)
+app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False, help=__doc__)
 
 _Kind = Annotated[Kind, typer.Option("--kind", "-k", help="what FILE holds: a constraint as JSON, or a bare schema, pattern or grammar")]
 _Whitespace = Annotated[str | None, typer.Option(help="of a schema: flexible or compact")]
@@ -38,8 +44,6 @@ _Unsupported = Annotated[str | None, typer.Option(help="of a schema: refuse or v
 _Model = Annotated[str | None, typer.Option(help="folder or hub's name of the tokenizer; else $ANANKE_MODEL, the set-up's model, or bytes")]
 _Json = Annotated[bool, typer.Option("--json", help="print one JSON object")]
 
-app.command()(verify)
-app.command()(replay)
 
 
 @app.command()
@@ -100,6 +104,10 @@ def check(
         _show_verdict(verdict, text)
         tell(note)
     raise typer.Exit(0 if verdict["satisfied"] else REFUSED)
+
+
+for command in (verify, replay, generate, health, bench):
+    app.command()(command)
 
 
 def _compile(compiler: OfflineCompiler, constraint: str) -> CompiledConstraint:
@@ -170,22 +178,12 @@ def _offline(model: str | None) -> tuple[OfflineCompiler, str | None]:
 
 def _ask(server: str, constraint: str) -> ConstraintReport:
     try:
-        with _client(server) as client:
+        with client_of(server, timeout=SERVER_TIMEOUT) as client:
             return client.validate(constraint)
     except RequestError as error:
         fail(USAGE, str(error))
     except AnankeError as error:
         fail(UNAVAILABLE, f"{server}: {error}")
-
-
-def _client(server: str) -> InferenceClient:
-    if server.startswith(("http://", "https://")):
-        from ananke_client.http_client import AnankeInferenceHTTPClient
-
-        return AnankeInferenceHTTPClient(url=server, timeout=SERVER_TIMEOUT)
-    from ananke_client.grpc_client import AnankeInferenceClient
-
-    return AnankeInferenceClient(url=server.removeprefix("grpc://"), timeout=SERVER_TIMEOUT)
 
 
 def _json_of(report: ConstraintReport) -> dict[str, Any]:

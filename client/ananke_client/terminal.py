@@ -35,8 +35,8 @@ def read_text(file: str) -> str:
 
 
 def only_one_from_input(**files: str | None) -> None:
-    """Exits where more than one option reads standard input."""
-    taken = [f"--{name}" if name != "envelope" else "ENVELOPE" for name, file in files.items() if file == "-"]
+    """Exits where more than one option reads standard input; an argument's name is in capitals."""
+    taken = [name if name.isupper() else f"--{name}" for name, file in files.items() if file == "-"]
     if len(taken) > 1:
         fail(USAGE, f"one of {' and '.join(taken)} can be standard input, not {'both' if len(taken) == 2 else 'all'}")
 

@@ -182,7 +182,7 @@ def test_a_running_server_is_asked_instead(write, monkeypatch) -> None:
         return httpx.Response(200, json={"outputs": [output]})
 
     client = AnankeInferenceHTTPClient(transport=httpx.MockTransport(answer))
-    monkeypatch.setattr(cli, "_client", lambda server: client)
+    monkeypatch.setattr(cli, "client_of", lambda server, *, timeout: client)
     run = ananke("validate", "-k", "schema", write(SCHEMA), "--server", "http://somewhere")
     assert run.exit_code == cli.REFUSED
     assert "/required, line 3, column 2" in run.stdout
