@@ -11,6 +11,7 @@ import grpc.aio
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from ananke_client.async_client import AsyncInferenceClient
+from ananke_client.commands import ENGINE_MODEL
 from ananke_client.connection import TLSConfig, headers_of
 from ananke_client.errors import CancelledError
 from ananke_client.exchange import DEFAULT_TIMEOUT, Exchange, Responses
@@ -31,6 +32,7 @@ class AsyncAnankeInferenceClient(AsyncInferenceClient):
         url: str | None = None,
         model_name: str = "generate",
         validate_model_name: str = "validate",
+        engine_model_name: str = ENGINE_MODEL,
         timeout: float = DEFAULT_TIMEOUT,
         retry: RetryPolicy | None = None,
         tls: TLSConfig | None = None,
@@ -38,7 +40,8 @@ class AsyncAnankeInferenceClient(AsyncInferenceClient):
         headers: Mapping[str, str] | None = None,
     ) -> None:
         transport = _AsyncTransport(target_of(url), tls, headers_of(api_key, headers))
-        super().__init__(Exchange(transport, model=model_name, validate_model=validate_model_name, timeout=timeout, retry=retry))
+        models = {"model": model_name, "validate_model": validate_model_name, "engine_model": engine_model_name}
+        super().__init__(Exchange(transport, **models, timeout=timeout, retry=retry))
 
 
 class _AsyncTransport(GrpcTransport):

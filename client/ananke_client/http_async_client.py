@@ -9,6 +9,7 @@ from collections.abc import Mapping
 import httpx
 
 from ananke_client.async_client import AsyncInferenceClient
+from ananke_client.commands import ENGINE_MODEL
 from ananke_client.connection import TLSConfig, headers_of
 from ananke_client.errors import CancelledError, DeadlineExceededError
 from ananke_client.exchange import DEFAULT_TIMEOUT, Exchange, Question, Responses, T
@@ -32,6 +33,7 @@ class AsyncAnankeInferenceHTTPClient(AsyncInferenceClient):
         url: str | None = None,
         model_name: str = "generate",
         validate_model_name: str = "validate",
+        engine_model_name: str = ENGINE_MODEL,
         timeout: float = DEFAULT_TIMEOUT,
         retry: RetryPolicy | None = None,
         tls: TLSConfig | None = None,
@@ -47,7 +49,8 @@ class AsyncAnankeInferenceHTTPClient(AsyncInferenceClient):
             transport=transport,
         )
         asynchronous = _AsyncTransport(http)
-        super().__init__(Exchange(asynchronous, model=model_name, validate_model=validate_model_name, timeout=timeout, retry=retry))
+        models = {"model": model_name, "validate_model": validate_model_name, "engine_model": engine_model_name}
+        super().__init__(Exchange(asynchronous, **models, timeout=timeout, retry=retry))
 
 
 class _AsyncTransport(HttpTransport):

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 import httpx
 
 from ananke_client.client import InferenceClient
+from ananke_client.commands import ENGINE_MODEL
 from ananke_client.connection import TLSConfig, headers_of
 from ananke_client.errors import CancelledError, DeadlineExceededError
 from ananke_client.exchange import DEFAULT_TIMEOUT, Exchange, Question, Responses, T
@@ -26,6 +27,7 @@ class AnankeInferenceHTTPClient(InferenceClient):
         url: the server's URL; None takes ANANKE_HTTP_URL, or else localhost:8000. Without a scheme it is https with ``tls``.
         model_name: the model that generates.
         validate_model_name: the model that validates.
+        engine_model_name: the model that takes cancels.
         timeout: seconds that a call may take, retries included, unless it says otherwise.
         retry: how calls are tried again; None takes ``RetryPolicy()``.
         tls: whom to trust over https, and who the client is; None trusts the usual authorities.
@@ -44,6 +46,7 @@ class AnankeInferenceHTTPClient(InferenceClient):
         url: str | None = None,
         model_name: str = "generate",
         validate_model_name: str = "validate",
+        engine_model_name: str = ENGINE_MODEL,
         timeout: float = DEFAULT_TIMEOUT,
         retry: RetryPolicy | None = None,
         tls: TLSConfig | None = None,
@@ -59,7 +62,8 @@ class AnankeInferenceHTTPClient(InferenceClient):
             transport=transport,
         )
         blocking = _BlockingTransport(http)
-        super().__init__(Exchange(blocking, model=model_name, validate_model=validate_model_name, timeout=timeout, retry=retry))
+        models = {"model": model_name, "validate_model": validate_model_name, "engine_model": engine_model_name}
+        super().__init__(Exchange(blocking, **models, timeout=timeout, retry=retry))
 
 
 class _BlockingTransport(HttpTransport):

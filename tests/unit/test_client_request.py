@@ -49,8 +49,8 @@ def test_timeout_refused(timeout):
 
 
 def test_deadline_is_rounded_up():
-    assert request(timeout=0.0001).deadline_ms == 1
-    assert request(timeout=2.5).deadline_ms == 2500
+    assert request(timeout=0.0001).parameters()["deadline_ms"] == 1
+    assert request(timeout=2.5).parameters()["deadline_ms"] == 2500
 
 
 def test_request_id_is_minted_or_kept():
