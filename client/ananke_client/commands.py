@@ -10,14 +10,14 @@ import time
 from collections.abc import Sequence
 from typing import Literal, Protocol
 
-from ananke_client.errors import AnankeError, InternalError
+from ananke_client.errors import InternalError
 from ananke_client.response import Outputs
 
 ENGINE_MODEL = "guided_vllm"
 """The model that takes commands."""
 
 PATIENCE = 1.0
-"""Seconds that commands which nobody asked for may take, all that are sent together."""
+"""Seconds that the cancels which nobody asked for may take, all that are sent together."""
 
 Verb = Literal["cancel", "renew"]
 
@@ -48,14 +48,14 @@ class Commands:
             raise InternalError(f"the answer to {verb} has no 'running'")
         return running
 
-    async def try_all(self, verb: Verb, names: Sequence[str]) -> None:
-        """The same command for many names, as far as it goes: ends after ``PATIENCE``, or where one fails. Raises: never."""
-        end = time.monotonic() + PATIENCE
+    async def try_all(self, verb: Verb, names: Sequence[str], *, patience: float = PATIENCE) -> None:
+        """The same command for many names, as far as it goes: ends after ``patience`` seconds, or where one fails. Raises: never."""
+        end = time.monotonic() + patience
         for name in names:
             if (left := end - time.monotonic()) <= 0:
                 return
             try:
                 await self.give(verb, name, left)
-            except AnankeError as error:
+            except Exception as error:
                 _log.info("%s of %s failed: %s", verb, name, error)
                 return

@@ -29,6 +29,7 @@ from ananke_client.errors import (
     RetryableError,
 )
 from ananke_client.health import HealthStatus
+from ananke_client.lease import LeaseKeeper
 from ananke_client.model_info import ModelMetadata, ModelStatistics
 from ananke_client.report import ConstraintReport
 from ananke_client.request import ConstraintLike, GenerationRequest, Prompt, check_timeout, constraint_text
@@ -124,6 +125,10 @@ class Transport(ABC):
         """The answer to a command about generations under way, within ``timeout`` seconds."""
 
     @abstractmethod
+    def spawn(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Starts work beside the calls, which does not keep the process alive."""
+
+    @abstractmethod
     async def pause(self, seconds: float) -> None:
         """Waits."""
 
@@ -136,16 +141,24 @@ class GenerationCall:
     """One generation: its tries, their responses, and at the end its result."""
 
     def __init__(
-        self, transport: Transport, commands: Commands, model: str, request: GenerationRequest, policy: RetryPolicy
+        self,
+        transport: Transport,
+        commands: Commands,
+        leases: LeaseKeeper,
+        model: str,
+        request: GenerationRequest,
+        policy: RetryPolicy,
     ) -> None:
         self._transport = transport
         self._commands = commands
+        self._leases = leases
         self._model = model
         self._request = request
         self._attempts = Attempts(policy, request.timeout)
         self._assembler = ResponseAssembler(request)
         self._responses: Responses | None = None
-        self._attempt_id: str | None = None
+        self.attempt_id: str | None = None
+        """The try that the server may be at work on."""
         self._delivered = False
         self._closed = False
         self.result: GenerationResult | None = None
@@ -168,7 +181,7 @@ class GenerationCall:
                     self._delivered = self._request.stream
                     return delta
                 self.result = self._assembler.result()
-                self._attempt_id = None
+                self.attempt_id = None
                 await self.close()
             except BaseException as error:
                 await self._recover(error)
@@ -184,14 +197,16 @@ class GenerationCall:
         return await self._leave_attempt()
 
     async def _leave_attempt(self) -> list[str]:
-        attempt_id, self._attempt_id = self._attempt_id, None
+        attempt_id, self.attempt_id = self.attempt_id, None
         if self._responses is not None:
             await self._responses.close()
         return [] if attempt_id is None else [attempt_id]
 
     async def _send(self) -> None:
         attempt = self._request.attempt(self._attempts.remaining())
-        self._attempt_id = attempt.attempt_id
+        self.attempt_id = attempt.attempt_id
+        if attempt.stream:
+            self._leases.keep(self)
         self._responses = await self._transport.open(attempt, self._model)
         if self._closed:
             await self.close()
@@ -213,7 +228,7 @@ class GenerationCall:
     async def _recover(self, error: BaseException) -> None:
         """Makes ready for another try, or raises the error."""
         if isinstance(error, _ENDED):
-            self._attempt_id = None
+            self.attempt_id = None
         if self._closed and isinstance(error, AnankeError):
             raise CancelledError("the call was closed") from error
         if self._delivered or not isinstance(error, AnankeError):
@@ -245,6 +260,7 @@ class Exchange:
     ) -> None:
         self._transport = transport
         self._commands = Commands(transport, engine_model)
+        self._leases = LeaseKeeper(transport, self._commands)
         self._model = model
         self._validate_model = validate_model
         self._timeout = check_timeout(timeout)
@@ -266,7 +282,7 @@ class Exchange:
         """A generation that is ready to be sent."""
         timeout = self._timeout if timeout is None else timeout
         request = GenerationRequest.of(prompt, constraint, config, stream=stream, timeout=timeout, request_id=request_id)
-        call = GenerationCall(self._transport, self._commands, self._model, request, self._retry)
+        call = GenerationCall(self._transport, self._commands, self._leases, self._model, request, self._retry)
         with self._lock:
             self._check_open()
             self._calls.add(call)

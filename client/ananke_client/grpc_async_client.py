@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from typing import Any
 
 import grpc
@@ -50,6 +50,7 @@ class _AsyncTransport(GrpcTransport):
         self._credentials = None if tls is None else credentials_of(tls)
         self._metadata = metadata_of(headers)
         self._channel: grpc.aio.Channel | None = None
+        self._work: asyncio.Task[None] | None = None
 
     def _stub(self) -> service_pb2_grpc.GRPCInferenceServiceStub:
         # A channel belongs to the event loop that runs when it is made, and the client may be made before there is one.
@@ -80,10 +81,15 @@ class _AsyncTransport(GrpcTransport):
         except asyncio.CancelledError as error:
             raise _meaning_of(error) from error
 
+    def spawn(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        self._work = asyncio.create_task(work(), name="ananke-leases")
+
     async def pause(self, seconds: float) -> None:
         await asyncio.sleep(seconds)
 
     async def close(self) -> None:
+        if self._work is not None:
+            self._work.cancel()
         if self._channel is not None:
             await self._channel.close()
 

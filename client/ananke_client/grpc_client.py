@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
 
 import grpc
@@ -13,7 +14,7 @@ from ananke_client.client import InferenceClient
 from ananke_client.commands import ENGINE_MODEL
 from ananke_client.connection import TLSConfig, headers_of
 from ananke_client.errors import CancelledError
-from ananke_client.exchange import DEFAULT_TIMEOUT, Exchange, Responses
+from ananke_client.exchange import DEFAULT_TIMEOUT, Exchange, Responses, run
 from ananke_client.grpc_codec import CHANNEL_OPTIONS, credentials_of, error_of_call, metadata_of, target_of
 from ananke_client.grpc_transport import GrpcResponses, GrpcTransport
 from ananke_client.retry import RetryPolicy
@@ -79,6 +80,9 @@ class _BlockingTransport(GrpcTransport):
             raise error_of_call(error) from error
         except ValueError as error:
             raise CancelledError(f"the client is closed: {error}") from error
+
+    def spawn(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        threading.Thread(target=lambda: run(work()), name="ananke-leases", daemon=True).start()
 
     async def pause(self, seconds: float) -> None:
         time.sleep(seconds)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Coroutine, Mapping
+from typing import Any
 
 import httpx
 
@@ -56,6 +57,7 @@ class AsyncAnankeInferenceHTTPClient(AsyncInferenceClient):
 class _AsyncTransport(HttpTransport):
     def __init__(self, http: httpx.AsyncClient) -> None:
         self._http = http
+        self._work: asyncio.Task[None] | None = None
 
     async def _start(self, question: Question[str], timeout: float, decoder: BodyDecoder) -> Responses:
         deadline = time.monotonic() + timeout
@@ -80,10 +82,15 @@ class _AsyncTransport(HttpTransport):
         except _BROKEN as error:
             raise error_of_transport(error) from error
 
+    def spawn(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        self._work = asyncio.create_task(work(), name="ananke-leases")
+
     async def pause(self, seconds: float) -> None:
         await asyncio.sleep(seconds)
 
     async def close(self) -> None:
+        if self._work is not None:
+            self._work.cancel()
         await self._http.aclose()
 
 

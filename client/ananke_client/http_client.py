@@ -6,7 +6,8 @@ import contextlib
 import socket
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Coroutine, Mapping
+from typing import Any
 
 import httpx
 
@@ -14,7 +15,7 @@ from ananke_client.client import InferenceClient
 from ananke_client.commands import ENGINE_MODEL
 from ananke_client.connection import TLSConfig, headers_of
 from ananke_client.errors import CancelledError, DeadlineExceededError
-from ananke_client.exchange import DEFAULT_TIMEOUT, Exchange, Question, Responses, T
+from ananke_client.exchange import DEFAULT_TIMEOUT, Exchange, Question, Responses, T, run
 from ananke_client.http_codec import BodyDecoder, base_url_of, error_of_status, error_of_transport
 from ananke_client.http_transport import HEADERS, LIMITS, HttpResponses, HttpTransport, request_of
 from ananke_client.retry import RetryPolicy
@@ -88,6 +89,9 @@ class _BlockingTransport(HttpTransport):
             return self._http.send(request_of(self._http, question, timeout), stream=True)
         except httpx.TransportError as error:
             raise error_of_transport(error) from error
+
+    def spawn(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        threading.Thread(target=lambda: run(work()), name="ananke-leases", daemon=True).start()
 
     async def pause(self, seconds: float) -> None:
         time.sleep(seconds)

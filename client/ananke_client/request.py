@@ -24,6 +24,10 @@ Prompt = str | Sequence[Mapping[str, Any]]
 ConstraintLike = Constraint | Mapping[str, Any] | str
 """A constraint, its JSON object or its JSON text; the last two are sent as they are."""
 
+LEASE = 10.0
+"""Seconds that the server goes on with a stream of which it hears nothing."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class GenerationRequest:
     """One generation, checked and ready to be sent."""
@@ -74,8 +78,9 @@ class GenerationRequest:
         return replace(self, timeout=seconds, attempt_id=uuid.uuid4().hex)
 
     def parameters(self) -> dict[str, int | str]:
-        """The request parameters: the milliseconds that the server may take, and the try's name."""
-        return {"deadline_ms": math.ceil(self.timeout * 1000), "attempt_id": self.attempt_id}
+        """The request parameters: the milliseconds that the server may take, the try's name, and a stream's lease."""
+        parameters: dict[str, int | str] = {"deadline_ms": math.ceil(self.timeout * 1000), "attempt_id": self.attempt_id}
+        return parameters | {"lease_ms": round(LEASE * 1000)} if self.stream else parameters
 
     def tensors(self) -> dict[str, str | bool]:
         """The value of each input tensor, all of shape [1]."""

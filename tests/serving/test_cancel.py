@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -123,3 +125,23 @@ def test_many_cancelled_streams_leave_the_others_alone(server: TritonServer) -> 
         texts = list(pool.map(lambda number: (whole if number % 2 else left)(number), range(32)))
     assert len(set(texts[1::2])) == 1
     assert comes_to(server, 0, 1.0)
+
+
+VANISHING = """
+import sys
+from ananke_client import AnankeInferenceClient, ConstraintSpec, GenerationConfig, lease, request
+lease.LEASE = request.LEASE = 1.5
+client = AnankeInferenceClient(url=sys.argv[1])
+for delta in client.generate_stream("x", ConstraintSpec.regex("[a-z ]{3000}"), GenerationConfig(max_tokens=3100)):
+    print("delta", flush=True)
+"""
+
+
+def test_a_killed_client_is_noticed_by_its_lease(server: TritonServer) -> None:
+    with subprocess.Popen([sys.executable, "-c", VANISHING, server.grpc_url], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        time.sleep(4)  # longer than a lease, which is renewed
+        assert running(server) == 1
+        process.kill()
+        assert comes_to(server, 0, 1.5 + 1.0)

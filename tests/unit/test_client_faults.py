@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 import time
 
@@ -284,3 +285,34 @@ def test_closing_is_bounded_when_the_server_has_gone(kind):
         begun = time.monotonic()
         client.close()
         assert time.monotonic() - begun < 2.5
+
+
+def test_open_streams_renew_their_leases(client, script, monkeypatch):
+    monkeypatch.setattr("ananke_client.lease.LEASE", 0.3)
+    client.generate("words 2")
+    with client.generate_stream("hang") as stream, client.generate_stream("hang") as other:
+        next(stream)
+        next(other)
+        time.sleep(0.5)
+        renewed = list(script.commands)
+        assert set(renewed) == {("renew", name) for name in script.attempts[1:]}
+        assert 4 <= len(renewed) <= 10
+    time.sleep(0.3)
+    ended = list(script.commands)
+    assert [verb for verb, _ in ended[-2:]] == ["cancel", "cancel"]
+    time.sleep(0.3)
+    assert script.commands == ended
+    with client.generate_stream("hang") as stream:
+        next(stream)
+        time.sleep(0.3)
+    assert ("renew", script.attempts[3]) in script.commands
+
+
+def test_a_stream_that_nobody_holds_is_not_renewed(client, script, monkeypatch):
+    monkeypatch.setattr("ananke_client.lease.LEASE", 0.3)
+    stream = client.generate_stream("hang")
+    next(stream)
+    del stream
+    gc.collect()
+    time.sleep(0.5)
+    assert script.commands == []
