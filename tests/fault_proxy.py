@@ -30,6 +30,7 @@ class FaultProxy:
         self._reach = reach
         self._random = random.Random(seed)
         self._closed = threading.Event()
+        self._stalled = False
         self._listener = socket.create_server(("127.0.0.1", 0), backlog=128)
         self.port: int = self._listener.getsockname()[1]
         self.met: Counter[str] = Counter()
@@ -67,6 +68,9 @@ class FaultProxy:
         """Copies both ways, in one thread: a socket that another one waits for would not be closed."""
         allowance = self._random.randrange(1, self._reach)
         while not self._closed.is_set():
+            if self._stalled:
+                self._closed.wait(POLL)
+                continue
             for source in select.select((client, server), (), (), POLL)[0]:
                 if not (data := source.recv(CHUNK)):
                     return
@@ -85,6 +89,10 @@ class FaultProxy:
         client.sendall(rest)
         if fault == "reset":
             client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+    def stall(self) -> None:
+        """From now on take connections, and pass nothing on."""
+        self._stalled = True
 
     def close(self) -> None:
         self._closed.set()

@@ -46,7 +46,7 @@ class AsyncInferenceClient:
     ) -> GenerationResult:
         """Generates a text within a constraint and waits for its end; arguments and errors are ``InferenceClient.generate``'s.
 
-        Cancelling the task cancels the call.
+        Cancelling the task cancels the generation, on the server too.
         """
         return await self._exchange.generate(prompt, constraint, config, timeout=timeout, request_id=request_id)
 
@@ -167,6 +167,10 @@ class AsyncInferenceClient:
         """The server's report on a constraint, accepted or not, without a generation; errors as ``InferenceClient.validate``."""
         return await self._exchange.validate(constraint, timeout)
 
+    async def cancel(self, request_id: str, *, timeout: float | None = None) -> bool:
+        """Cancels the generations whose ``request_id`` this is; returns whether one was under way. All as ``InferenceClient.cancel``."""
+        return await self._exchange.cancel(request_id, timeout)
+
     async def health_check(self) -> HealthStatus:
         """The server's state, within a few seconds. Raises: never; an unreachable server is not live, and ``error`` says why."""
         return await self._exchange.health_check()
@@ -180,7 +184,7 @@ class AsyncInferenceClient:
         return await self._exchange.model_statistics(model_name, timeout)
 
     async def close(self) -> None:
-        """Ends the streams in flight, whose tasks get a ``CancelledError``, and closes the connections. Raises: never."""
+        """Ends what is in flight, whose tasks get a ``CancelledError``, on the server too, and closes the connections. Raises: never."""
         await self._exchange.close()
 
     async def __aenter__(self) -> Self:

@@ -51,7 +51,7 @@ class InferenceClient:
             constraint: what the output has to satisfy; a mapping or a JSON text is sent as it is.
             config: sampling parameters; None takes the server's defaults.
             timeout: seconds that it may take, retries included; None takes the client's.
-            request_id: names the request in the server's logs; None mints one.
+            request_id: names the request in the server's logs, and for ``cancel``; None mints one.
 
         Raises:
             RequestError: the request, or its constraint, has to change.
@@ -202,6 +202,18 @@ class InferenceClient:
         """
         return run(self._exchange.validate(constraint, timeout))
 
+    def cancel(self, request_id: str, *, timeout: float | None = None) -> bool:
+        """Cancels the generations of this ``request_id``, whichever client sent them; one still on its way is cancelled when it comes.
+
+        Returns:
+            Whether one was under way. Its caller gets a ``CancelledError``.
+
+        Raises:
+            InvalidRequestError: the id is empty, or has more than 256 characters.
+            RetryableError, DeadlineExceededError: as ``validate``, but tried once; the timeout is 5 s by default.
+        """
+        return run(self._exchange.cancel(request_id, timeout))
+
     def health_check(self) -> HealthStatus:
         """The server's state, within a few seconds. Raises: never; an unreachable server is not live, and ``error`` says why."""
         return run(self._exchange.health_check())
@@ -220,7 +232,7 @@ class InferenceClient:
         return run(self._exchange.model_statistics(model_name, timeout))
 
     def close(self) -> None:
-        """Ends the streams in flight, whose threads get a ``CancelledError``, and closes the connections. Raises: never."""
+        """Ends what is in flight, whose threads get a ``CancelledError``, on the server too, and closes the connections. Raises: never."""
         run(self._exchange.close())
 
     def __enter__(self) -> Self:

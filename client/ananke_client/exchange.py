@@ -15,9 +15,21 @@ from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
 from ananke_client.batch import BatchItem, Outcome
+from ananke_client.commands import Commands, Verb
 from ananke_client.config import GenerationConfig
-from ananke_client.errors import AnankeError, CancelledError, DeadlineExceededError, EngineUnavailableError, RetryableError
+from ananke_client.errors import (
+    AnankeError,
+    CancelledError,
+    DeadlineExceededError,
+    EngineUnavailableError,
+    GenerationError,
+    InvalidRequestError,
+    OverloadedError,
+    RequestError,
+    RetryableError,
+)
 from ananke_client.health import HealthStatus
+from ananke_client.lease import LeaseKeeper
 from ananke_client.model_info import ModelMetadata, ModelStatistics
 from ananke_client.report import ConstraintReport
 from ananke_client.request import ConstraintLike, GenerationRequest, Prompt, check_timeout, constraint_text
@@ -33,6 +45,9 @@ PROBE_TIMEOUT = 5.0
 
 GRACE = 2.0
 """Seconds that a client waits beyond a generation's timeout, so that the server's own error comes through."""
+
+_ENDED = (RequestError, GenerationError, OverloadedError)
+"""What the server says when it has ended a try; after any other error it may be at work on it."""
 
 T = TypeVar("T")
 
@@ -106,6 +121,14 @@ class Transport(ABC):
         """The answer to a question, within ``timeout`` seconds."""
 
     @abstractmethod
+    async def command(self, model: str, verb: Verb, name: str, timeout: float) -> Outputs:
+        """The answer to a command about generations under way, within ``timeout`` seconds."""
+
+    @abstractmethod
+    def spawn(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Starts work beside the calls, which does not keep the process alive."""
+
+    @abstractmethod
     async def pause(self, seconds: float) -> None:
         """Waits."""
 
@@ -117,13 +140,25 @@ class Transport(ABC):
 class GenerationCall:
     """One generation: its tries, their responses, and at the end its result."""
 
-    def __init__(self, transport: Transport, model: str, request: GenerationRequest, policy: RetryPolicy) -> None:
+    def __init__(
+        self,
+        transport: Transport,
+        commands: Commands,
+        leases: LeaseKeeper,
+        model: str,
+        request: GenerationRequest,
+        policy: RetryPolicy,
+    ) -> None:
         self._transport = transport
+        self._commands = commands
+        self._leases = leases
         self._model = model
         self._request = request
         self._attempts = Attempts(policy, request.timeout)
         self._assembler = ResponseAssembler(request)
         self._responses: Responses | None = None
+        self.attempt_id: str | None = None
+        """The try that the server may be at work on."""
         self._delivered = False
         self._closed = False
         self.result: GenerationResult | None = None
@@ -146,22 +181,35 @@ class GenerationCall:
                     self._delivered = self._request.stream
                     return delta
                 self.result = self._assembler.result()
+                self.attempt_id = None
                 await self.close()
             except BaseException as error:
                 await self._recover(error)
         return None
 
     async def close(self) -> None:
-        """Ends the call if it has not ended. Raises: never."""
+        """Ends the call if it has not ended, here and on the server. Raises: never."""
+        await self._commands.try_all("cancel", await self.leave())
+
+    async def leave(self) -> list[str]:
+        """Ends the call on this side; returns the attempt id that the server may be at work on, if there is one. Raises: never."""
         self._closed = True
+        return await self._leave_attempt()
+
+    async def _leave_attempt(self) -> list[str]:
+        attempt_id, self.attempt_id = self.attempt_id, None
         if self._responses is not None:
             await self._responses.close()
+        return [] if attempt_id is None else [attempt_id]
 
     async def _send(self) -> None:
-        responses = await self._transport.open(self._request.within(self._attempts.remaining()), self._model)
-        self._responses = responses
+        attempt = self._request.attempt(self._attempts.remaining())
+        self.attempt_id = attempt.attempt_id
+        if attempt.stream:
+            self._leases.keep(self)
+        self._responses = await self._transport.open(attempt, self._model)
         if self._closed:
-            await responses.close()
+            await self.close()
             raise CancelledError("the call was closed")
 
     async def _next_delta(self) -> str | None:
@@ -179,6 +227,8 @@ class GenerationCall:
 
     async def _recover(self, error: BaseException) -> None:
         """Makes ready for another try, or raises the error."""
+        if isinstance(error, _ENDED):
+            self.attempt_id = None
         if self._closed and isinstance(error, AnankeError):
             raise CancelledError("the call was closed") from error
         if self._delivered or not isinstance(error, AnankeError):
@@ -188,8 +238,7 @@ class GenerationCall:
             raise error
         try:
             wait = self._attempts.wait_after(error)
-            if self._responses is not None:
-                await self._responses.close()
+            await self._commands.try_all("cancel", await self._leave_attempt())
             _log.info("request %s failed with %s; again in %.2f s", self._request.request_id, error.code, wait)
             await self._transport.pause(wait)
         except BaseException:
@@ -206,8 +255,12 @@ class Exchange:
         InvalidRequestError: the timeout is not finite and positive.
     """
 
-    def __init__(self, transport: Transport, *, model: str, validate_model: str, timeout: float, retry: RetryPolicy | None) -> None:
+    def __init__(
+        self, transport: Transport, *, model: str, validate_model: str, engine_model: str, timeout: float, retry: RetryPolicy | None
+    ) -> None:
         self._transport = transport
+        self._commands = Commands(transport, engine_model)
+        self._leases = LeaseKeeper(transport, self._commands)
         self._model = model
         self._validate_model = validate_model
         self._timeout = check_timeout(timeout)
@@ -229,7 +282,7 @@ class Exchange:
         """A generation that is ready to be sent."""
         timeout = self._timeout if timeout is None else timeout
         request = GenerationRequest.of(prompt, constraint, config, stream=stream, timeout=timeout, request_id=request_id)
-        call = GenerationCall(self._transport, self._model, request, self._retry)
+        call = GenerationCall(self._transport, self._commands, self._leases, self._model, request, self._retry)
         with self._lock:
             self._check_open()
             self._calls.add(call)
@@ -267,6 +320,13 @@ class Exchange:
         except AnankeError as error:
             return refusal(error)
 
+    async def cancel(self, request_id: str, timeout: float | None) -> bool:
+        """Cancels the generations of a request id; whether there was one under way."""
+        if not request_id:
+            raise InvalidRequestError("request_id is empty: what has no id cannot be cancelled")
+        self._check_open()
+        return await self._commands.give("cancel", request_id, check_timeout(PROBE_TIMEOUT if timeout is None else timeout))
+
     async def model_metadata(self, model: str | None, timeout: float | None) -> ModelMetadata:
         """What a model is; by default the one that generates."""
         question = self._transport.codec.model_metadata(model or self._model)
@@ -294,12 +354,12 @@ class Exchange:
             return HealthStatus(live=live, ready=ready, models=models, error=str(error) or repr(error))
 
     async def close(self) -> None:
-        """Ends every call in flight and closes the connections."""
+        """Ends every call in flight, here and on the server, and closes the connections."""
         with self._lock:
             self._closed = True
             calls = list(self._calls)
-        for call in calls:
-            await call.close()
+        names = [name for call in calls for name in await call.leave()]
+        await self._commands.try_all("cancel", names)
         await self._transport.close()
 
     async def _holds(self, question: Question[bool]) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from typing import Any
 
 import grpc
@@ -11,6 +11,7 @@ import grpc.aio
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from ananke_client.async_client import AsyncInferenceClient
+from ananke_client.commands import ENGINE_MODEL
 from ananke_client.connection import TLSConfig, headers_of
 from ananke_client.errors import CancelledError
 from ananke_client.exchange import DEFAULT_TIMEOUT, Exchange, Responses
@@ -31,6 +32,7 @@ class AsyncAnankeInferenceClient(AsyncInferenceClient):
         url: str | None = None,
         model_name: str = "generate",
         validate_model_name: str = "validate",
+        engine_model_name: str = ENGINE_MODEL,
         timeout: float = DEFAULT_TIMEOUT,
         retry: RetryPolicy | None = None,
         tls: TLSConfig | None = None,
@@ -38,7 +40,8 @@ class AsyncAnankeInferenceClient(AsyncInferenceClient):
         headers: Mapping[str, str] | None = None,
     ) -> None:
         transport = _AsyncTransport(target_of(url), tls, headers_of(api_key, headers))
-        super().__init__(Exchange(transport, model=model_name, validate_model=validate_model_name, timeout=timeout, retry=retry))
+        models = {"model": model_name, "validate_model": validate_model_name, "engine_model": engine_model_name}
+        super().__init__(Exchange(transport, **models, timeout=timeout, retry=retry))
 
 
 class _AsyncTransport(GrpcTransport):
@@ -47,6 +50,7 @@ class _AsyncTransport(GrpcTransport):
         self._credentials = None if tls is None else credentials_of(tls)
         self._metadata = metadata_of(headers)
         self._channel: grpc.aio.Channel | None = None
+        self._work: asyncio.Task[None] | None = None
 
     def _stub(self) -> service_pb2_grpc.GRPCInferenceServiceStub:
         # A channel belongs to the event loop that runs when it is made, and the client may be made before there is one.
@@ -77,10 +81,15 @@ class _AsyncTransport(GrpcTransport):
         except asyncio.CancelledError as error:
             raise _meaning_of(error) from error
 
+    def spawn(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        self._work = asyncio.create_task(work(), name="ananke-leases")
+
     async def pause(self, seconds: float) -> None:
         await asyncio.sleep(seconds)
 
     async def close(self) -> None:
+        if self._work is not None:
+            self._work.cancel()
         if self._channel is not None:
             await self._channel.close()
 

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
 
 import grpc
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from ananke_client.client import InferenceClient
+from ananke_client.commands import ENGINE_MODEL
 from ananke_client.connection import TLSConfig, headers_of
 from ananke_client.errors import CancelledError
-from ananke_client.exchange import DEFAULT_TIMEOUT, Exchange, Responses
+from ananke_client.exchange import DEFAULT_TIMEOUT, Exchange, Responses, run
 from ananke_client.grpc_codec import CHANNEL_OPTIONS, credentials_of, error_of_call, metadata_of, target_of
 from ananke_client.grpc_transport import GrpcResponses, GrpcTransport
 from ananke_client.retry import RetryPolicy
@@ -25,6 +27,7 @@ class AnankeInferenceClient(InferenceClient):
         url: host:port; None takes ANANKE_GRPC_URL, or else localhost:8001.
         model_name: the model that generates.
         validate_model_name: the model that validates.
+        engine_model_name: the model that takes cancels.
         timeout: seconds that a call may take, retries included, unless it says otherwise.
         retry: how calls are tried again; None takes ``RetryPolicy()``.
         tls: encryption; None sends plain text.
@@ -42,6 +45,7 @@ class AnankeInferenceClient(InferenceClient):
         url: str | None = None,
         model_name: str = "generate",
         validate_model_name: str = "validate",
+        engine_model_name: str = ENGINE_MODEL,
         timeout: float = DEFAULT_TIMEOUT,
         retry: RetryPolicy | None = None,
         tls: TLSConfig | None = None,
@@ -49,7 +53,8 @@ class AnankeInferenceClient(InferenceClient):
         headers: Mapping[str, str] | None = None,
     ) -> None:
         transport = _BlockingTransport(target_of(url), tls, headers_of(api_key, headers))
-        super().__init__(Exchange(transport, model=model_name, validate_model=validate_model_name, timeout=timeout, retry=retry))
+        models = {"model": model_name, "validate_model": validate_model_name, "engine_model": engine_model_name}
+        super().__init__(Exchange(transport, **models, timeout=timeout, retry=retry))
 
 
 class _BlockingTransport(GrpcTransport):
@@ -75,6 +80,9 @@ class _BlockingTransport(GrpcTransport):
             raise error_of_call(error) from error
         except ValueError as error:
             raise CancelledError(f"the client is closed: {error}") from error
+
+    def spawn(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        threading.Thread(target=lambda: run(work()), name="ananke-leases", daemon=True).start()
 
     async def pause(self, seconds: float) -> None:
         time.sleep(seconds)

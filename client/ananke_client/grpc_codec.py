@@ -110,7 +110,14 @@ def encode_generation(request: GenerationRequest, model_name: str) -> service_pb
     """The message that starts a generation."""
     message = encode_tensors(model_name, request.tensors())
     message.id = request.request_id
-    message.parameters["deadline_ms"].int64_param = request.deadline_ms
+    _set_parameters(message, request.parameters())
+    return message
+
+
+def encode_command(model_name: str, parameters: dict[str, int | str]) -> service_pb2.ModelInferRequest:
+    """The message of a command, which has no tensors."""
+    message = service_pb2.ModelInferRequest(model_name=model_name)
+    _set_parameters(message, parameters)
     return message
 
 
@@ -161,6 +168,14 @@ def error_of_call(error: grpc.RpcError) -> AnankeError:
 def metadata_of(headers: dict[str, str]) -> Sequence[tuple[str, str]]:
     """Headers as gRPC's metadata."""
     return tuple(headers.items())
+
+
+def _set_parameters(message: service_pb2.ModelInferRequest, parameters: dict[str, int | str]) -> None:
+    for name, value in parameters.items():
+        if isinstance(value, str):
+            message.parameters[name].string_param = value
+        else:
+            message.parameters[name].int64_param = value
 
 
 def _read_report(message: service_pb2.ModelInferResponse) -> str:

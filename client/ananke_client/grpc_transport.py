@@ -7,9 +7,10 @@ from typing import Any
 
 from tritonclient.grpc import service_pb2
 
+from ananke_client.commands import Verb
 from ananke_client.errors import AnankeError
 from ananke_client.exchange import GRACE, Question, Responses, T, Transport
-from ananke_client.grpc_codec import GrpcCodec, decode_stream, encode_generation
+from ananke_client.grpc_codec import GrpcCodec, decode_stream, encode_command, encode_generation
 from ananke_client.request import GenerationRequest
 from ananke_client.response import Outputs
 
@@ -21,6 +22,17 @@ class GrpcTransport(Transport):
 
     async def open(self, request: GenerationRequest, model: str) -> Responses:
         return self._stream(encode_generation(request, model), request.timeout + GRACE)
+
+    async def command(self, model: str, verb: Verb, name: str, timeout: float) -> Outputs:
+        # A stream, as Triton refuses ModelInfer on decoupled models.
+        responses = self._stream(encode_command(model, {verb: name}), timeout)
+        try:
+            outputs = await responses.receive()
+            while outputs is not None and await responses.receive() is not None:
+                pass
+            return outputs or {}
+        finally:
+            await responses.close()
 
     async def ask(self, question: Question[T], timeout: float) -> T:
         return question.read(await self._call(question.target, question.content, timeout))

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Coroutine, Mapping
+from typing import Any
 
 import httpx
 
 from ananke_client.async_client import AsyncInferenceClient
+from ananke_client.commands import ENGINE_MODEL
 from ananke_client.connection import TLSConfig, headers_of
 from ananke_client.errors import CancelledError, DeadlineExceededError
 from ananke_client.exchange import DEFAULT_TIMEOUT, Exchange, Question, Responses, T
@@ -32,6 +34,7 @@ class AsyncAnankeInferenceHTTPClient(AsyncInferenceClient):
         url: str | None = None,
         model_name: str = "generate",
         validate_model_name: str = "validate",
+        engine_model_name: str = ENGINE_MODEL,
         timeout: float = DEFAULT_TIMEOUT,
         retry: RetryPolicy | None = None,
         tls: TLSConfig | None = None,
@@ -47,12 +50,14 @@ class AsyncAnankeInferenceHTTPClient(AsyncInferenceClient):
             transport=transport,
         )
         asynchronous = _AsyncTransport(http)
-        super().__init__(Exchange(asynchronous, model=model_name, validate_model=validate_model_name, timeout=timeout, retry=retry))
+        models = {"model": model_name, "validate_model": validate_model_name, "engine_model": engine_model_name}
+        super().__init__(Exchange(asynchronous, **models, timeout=timeout, retry=retry))
 
 
 class _AsyncTransport(HttpTransport):
     def __init__(self, http: httpx.AsyncClient) -> None:
         self._http = http
+        self._work: asyncio.Task[None] | None = None
 
     async def _start(self, question: Question[str], timeout: float, decoder: BodyDecoder) -> Responses:
         deadline = time.monotonic() + timeout
@@ -77,10 +82,15 @@ class _AsyncTransport(HttpTransport):
         except _BROKEN as error:
             raise error_of_transport(error) from error
 
+    def spawn(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        self._work = asyncio.create_task(work(), name="ananke-leases")
+
     async def pause(self, seconds: float) -> None:
         await asyncio.sleep(seconds)
 
     async def close(self) -> None:
+        if self._work is not None:
+            self._work.cancel()
         await self._http.aclose()
 
 

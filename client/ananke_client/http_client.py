@@ -6,14 +6,16 @@ import contextlib
 import socket
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Coroutine, Mapping
+from typing import Any
 
 import httpx
 
 from ananke_client.client import InferenceClient
+from ananke_client.commands import ENGINE_MODEL
 from ananke_client.connection import TLSConfig, headers_of
 from ananke_client.errors import CancelledError, DeadlineExceededError
-from ananke_client.exchange import DEFAULT_TIMEOUT, Exchange, Question, Responses, T
+from ananke_client.exchange import DEFAULT_TIMEOUT, Exchange, Question, Responses, T, run
 from ananke_client.http_codec import BodyDecoder, base_url_of, error_of_status, error_of_transport
 from ananke_client.http_transport import HEADERS, LIMITS, HttpResponses, HttpTransport, request_of
 from ananke_client.retry import RetryPolicy
@@ -26,6 +28,7 @@ class AnankeInferenceHTTPClient(InferenceClient):
         url: the server's URL; None takes ANANKE_HTTP_URL, or else localhost:8000. Without a scheme it is https with ``tls``.
         model_name: the model that generates.
         validate_model_name: the model that validates.
+        engine_model_name: the model that takes cancels.
         timeout: seconds that a call may take, retries included, unless it says otherwise.
         retry: how calls are tried again; None takes ``RetryPolicy()``.
         tls: whom to trust over https, and who the client is; None trusts the usual authorities.
@@ -44,6 +47,7 @@ class AnankeInferenceHTTPClient(InferenceClient):
         url: str | None = None,
         model_name: str = "generate",
         validate_model_name: str = "validate",
+        engine_model_name: str = ENGINE_MODEL,
         timeout: float = DEFAULT_TIMEOUT,
         retry: RetryPolicy | None = None,
         tls: TLSConfig | None = None,
@@ -59,7 +63,8 @@ class AnankeInferenceHTTPClient(InferenceClient):
             transport=transport,
         )
         blocking = _BlockingTransport(http)
-        super().__init__(Exchange(blocking, model=model_name, validate_model=validate_model_name, timeout=timeout, retry=retry))
+        models = {"model": model_name, "validate_model": validate_model_name, "engine_model": engine_model_name}
+        super().__init__(Exchange(blocking, **models, timeout=timeout, retry=retry))
 
 
 class _BlockingTransport(HttpTransport):
@@ -84,6 +89,9 @@ class _BlockingTransport(HttpTransport):
             return self._http.send(request_of(self._http, question, timeout), stream=True)
         except httpx.TransportError as error:
             raise error_of_transport(error) from error
+
+    def spawn(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        threading.Thread(target=lambda: run(work()), name="ananke-leases", daemon=True).start()
 
     async def pause(self, seconds: float) -> None:
         time.sleep(seconds)

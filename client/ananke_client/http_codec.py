@@ -60,7 +60,7 @@ def model_path(model_name: str, verb: str) -> str:
 
 def generation_body(request: GenerationRequest) -> dict[str, Any]:
     """The body that starts a generation; Triton makes a parameter of a key that names no tensor."""
-    return {"id": request.request_id, **request.tensors(), "deadline_ms": request.deadline_ms}
+    return {"id": request.request_id, **request.tensors(), **request.parameters()}
 
 
 class HttpCodec:

@@ -8,6 +8,7 @@ from typing import Final
 
 import httpx
 
+from ananke_client.commands import Verb
 from ananke_client.exchange import GRACE, Question, Responses, T, Transport
 from ananke_client.http_codec import (
     BodyDecoder,
@@ -38,6 +39,9 @@ class HttpTransport(Transport):
         path = model_path(model, "generate_stream" if request.stream else "generate")
         question = Question(path, generation_body(request), str)
         return await self._start(question, request.timeout + GRACE, EventDecoder() if request.stream else SoleDecoder())
+
+    async def command(self, model: str, verb: Verb, name: str, timeout: float) -> Outputs:
+        return await self.ask(Question(model_path(model, "generate"), {verb: name}, decode_generation), timeout)
 
     async def ask(self, question: Question[T], timeout: float) -> T:
         status, text = await self._fetch(question, timeout)

@@ -24,6 +24,10 @@ Prompt = str | Sequence[Mapping[str, Any]]
 ConstraintLike = Constraint | Mapping[str, Any] | str
 """A constraint, its JSON object or its JSON text; the last two are sent as they are."""
 
+LEASE = 10.0
+"""Seconds that the server goes on with a stream of which it hears nothing."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class GenerationRequest:
     """One generation, checked and ready to be sent."""
@@ -35,6 +39,8 @@ class GenerationRequest:
     return_cumulative_logprob: bool
     timeout: float
     request_id: str
+    attempt_id: str = ""
+    """Names one try on the server; minted for each."""
     output_type: TypeAdapter[Any] | None = None
     """What ``parsed`` makes of the output, where the constraint was made of a type."""
 
@@ -67,14 +73,14 @@ class GenerationRequest:
             output_type=constraint.output_type if isinstance(constraint, JsonSchemaConstraint) else None,
         )
 
-    def within(self, seconds: float) -> GenerationRequest:
-        """The same request with another timeout."""
-        return replace(self, timeout=seconds)
+    def attempt(self, seconds: float) -> GenerationRequest:
+        """One try of the request, with a name of its own, which may take so many seconds."""
+        return replace(self, timeout=seconds, attempt_id=uuid.uuid4().hex)
 
-    @property
-    def deadline_ms(self) -> int:
-        """Milliseconds that the server may take."""
-        return math.ceil(self.timeout * 1000)
+    def parameters(self) -> dict[str, int | str]:
+        """The request parameters: the milliseconds that the server may take, the try's name, and a stream's lease."""
+        parameters: dict[str, int | str] = {"deadline_ms": math.ceil(self.timeout * 1000), "attempt_id": self.attempt_id}
+        return parameters | {"lease_ms": round(LEASE * 1000)} if self.stream else parameters
 
     def tensors(self) -> dict[str, str | bool]:
         """The value of each input tensor, all of shape [1]."""

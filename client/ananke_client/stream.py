@@ -29,7 +29,7 @@ class _Stream:
 class GenerationStream(_Stream, Iterator[str]):
     """Iterates over a generation's text deltas, none of them empty, and then has its ``result``.
 
-    Close it, or leave its ``with`` block, to cancel the call. One thread iterates; any thread may close.
+    Close it, or leave its ``with`` block, to cancel the generation. One thread iterates; any thread may close.
 
     Raises:
         AnankeError: by iteration, as ``generate`` does; the stream is closed then.
@@ -41,7 +41,7 @@ class GenerationStream(_Stream, Iterator[str]):
         return delta
 
     def close(self) -> None:
-        """Cancels the call if it has not ended. Raises: never."""
+        """Cancels the generation if it has not ended, on the server too. Raises: never."""
         run(self._call.close())
 
     def __enter__(self) -> Self:
@@ -64,7 +64,7 @@ class AsyncGenerationStream(_Stream, AsyncIterator[str]):
         return delta
 
     async def close(self) -> None:
-        """Cancels the call if it has not ended. Raises: never."""
+        """Cancels the generation if it has not ended, on the server too. Raises: never."""
         await self._call.close()
 
     async def __aenter__(self) -> Self:

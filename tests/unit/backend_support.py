@@ -42,7 +42,7 @@ class Metric:
 
 
 class MetricFamily:
-    COUNTER = 0
+    COUNTER, GAUGE = 0, 1
 
     def __init__(self, name: str, description: str, kind: int) -> None:
         self.metrics: list[Metric] = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 import time
 
@@ -118,11 +119,13 @@ def test_the_deadline_holds_without_the_server(client, prompt, monkeypatch):
 def test_closing_the_client_ends_its_streams(client):
     stream = client.generate_stream("hang")
     assert next(stream) == "one "
-    threading.Timer(0.2, client.close).start()
+    closing = threading.Timer(0.2, client.close)
+    closing.start()
     begun = time.monotonic()
     with pytest.raises(CancelledError):
         next(stream)
     assert time.monotonic() - begun < 5
+    closing.join()
 
 
 def test_a_closed_client_says_so(kind, port):
@@ -138,11 +141,13 @@ def test_a_closed_client_says_so(kind, port):
 def test_closing_a_stream_from_elsewhere_ends_the_wait(client):
     stream = client.generate_stream("hang")
     assert next(stream) == "one "
-    threading.Timer(0.2, stream.close).start()
+    closing = threading.Timer(0.2, stream.close)
+    closing.start()
     begun = time.monotonic()
     with pytest.raises(CancelledError):
         next(stream)
     assert time.monotonic() - begun < 5
+    closing.join()
 
 
 def test_connections_are_used_again(client, script):
@@ -219,3 +224,95 @@ def test_faulty_connections_deliver_no_token_twice(kind, port, script):
                 assert stream.result.text == "".join(delivered)
     assert proxy.met["reset"] + proxy.met["cut"] >= broken > 0
     assert whole > broken
+
+
+def test_whatever_ends_a_stream_early_cancels_its_attempt(client, script):
+    with client.generate_stream("hang") as stream:
+        next(stream)
+    assert script.commands == [("cancel", script.attempts[0])]
+    stream.close()
+    left = client.generate_stream("hang")
+    next(left)
+    client.close()
+    assert script.commands[1:] == [("cancel", script.attempts[1])]
+
+
+def test_a_deadline_that_the_server_missed_cancels(client, script, monkeypatch):
+    for module in ("grpc_transport", "http_transport"):
+        monkeypatch.setattr(f"ananke_client.{module}.GRACE", 0.1)
+    with pytest.raises(DeadlineExceededError):
+        client.generate("silent", timeout=0.2)
+    assert script.commands == [("cancel", script.attempts[0])]
+
+
+def test_what_the_server_has_ended_is_not_cancelled(client, script):
+    client.generate("words 2")
+    with client.generate_stream("words 2") as stream:
+        list(stream)
+    for code in ("dead_end", "invalid_request", "overloaded"):
+        with pytest.raises(AnankeError):
+            client.generate(f"fail {code} 9")
+    client.close()
+    assert script.commands == []
+
+
+def test_a_lost_try_is_cancelled_before_the_next_which_has_another_name(client, script):
+    client.generate("fail engine_unavailable 2")
+    assert len(set(script.attempts)) == 3
+    assert script.commands == [("cancel", name) for name in script.attempts[:2]]
+
+
+def test_cancel_by_request_id(client, script):
+    assert client.cancel("mine") is False
+    assert script.commands == [("cancel", "mine")]
+    with pytest.raises(InvalidRequestError, match="empty"):
+        client.cancel("")
+    client.close()
+    with pytest.raises(CancelledError, match="closed"):
+        client.cancel("mine")
+
+
+def test_closing_is_bounded_when_the_server_has_gone(kind):
+    with (
+        serving(Script(), kind.split("-")[0]) as port,
+        FaultProxy(port, faults=0, seed=0) as proxy,
+        make_client(kind, proxy.port) as client,
+    ):
+        streams = [client.generate_stream("hang") for _ in range(8)]
+        for stream in streams:
+            next(stream)
+        proxy.stall()
+        begun = time.monotonic()
+        client.close()
+        assert time.monotonic() - begun < 2.5
+
+
+def test_open_streams_renew_their_leases(client, script, monkeypatch):
+    monkeypatch.setattr("ananke_client.lease.LEASE", 0.3)
+    client.generate("words 2")
+    with client.generate_stream("hang") as stream, client.generate_stream("hang") as other:
+        next(stream)
+        next(other)
+        time.sleep(0.5)
+        renewed = list(script.commands)
+        assert set(renewed) == {("renew", name) for name in script.attempts[1:]}
+        assert 4 <= len(renewed) <= 10
+    time.sleep(0.3)
+    ended = list(script.commands)
+    assert [verb for verb, _ in ended[-2:]] == ["cancel", "cancel"]
+    time.sleep(0.3)
+    assert script.commands == ended
+    with client.generate_stream("hang") as stream:
+        next(stream)
+        time.sleep(0.3)
+    assert ("renew", script.attempts[3]) in script.commands
+
+
+def test_a_stream_that_nobody_holds_is_not_renewed(client, script, monkeypatch):
+    monkeypatch.setattr("ananke_client.lease.LEASE", 0.3)
+    stream = client.generate_stream("hang")
+    next(stream)
+    del stream
+    gc.collect()
+    time.sleep(0.5)
+    assert script.commands == []

@@ -235,9 +235,11 @@ def test_early_close_cancels(client, servicer):
 def test_close_from_another_thread_ends_the_wait(client, servicer):
     stream = client.generate_stream("endless")
     assert next(stream) == "a"
-    threading.Timer(0.1, stream.close).start()
+    closing = threading.Timer(0.1, stream.close)
+    closing.start()
     with pytest.raises(CancelledError):
         next(stream)
+    closing.join()
     assert servicer.ended.wait(10)
 
 

@@ -61,7 +61,14 @@ def client_of(request):
 
 @pytest.fixture
 def answering(client_of):
-    return lambda status=200, **answer: client_of(lambda request: httpx.Response(status, **answer))
+    def answer(status=200, **response):
+        def handler(request):
+            cancels = request.method == "POST" and "cancel" in json.loads(request.content)
+            return httpx.Response(200, json={"running": True}) if cancels else httpx.Response(status, **response)
+
+        return client_of(handler)
+
+    return answer
 
 
 class Chunks(httpx.SyncByteStream, httpx.AsyncByteStream):

@@ -49,8 +49,8 @@ def test_timeout_refused(timeout):
 
 
 def test_deadline_is_rounded_up():
-    assert request(timeout=0.0001).deadline_ms == 1
-    assert request(timeout=2.5).deadline_ms == 2500
+    assert request(timeout=0.0001).parameters()["deadline_ms"] == 1
+    assert request(timeout=2.5).parameters()["deadline_ms"] == 2500
 
 
 def test_request_id_is_minted_or_kept():
@@ -110,3 +110,10 @@ def test_choices_are_a_list():
 
 def test_schema_may_be_a_boolean():
     assert json_schema_constraint(True) == {"type": "json_schema", "schema": True}
+
+
+def test_a_stream_has_a_lease_and_each_try_a_name():
+    one, two = (request(stream=True).attempt(5.0).parameters() for _ in range(2))
+    assert (one["deadline_ms"], one["lease_ms"]) == (5000, 10_000)
+    assert one["attempt_id"] != two["attempt_id"]
+    assert request(stream=False).attempt(5.0).parameters().keys() == {"deadline_ms", "attempt_id"}

@@ -26,9 +26,14 @@ def pipe() -> ResponsePipe:
 
 
 @pytest.fixture
-def metrics(pipe: ResponsePipe, monkeypatch: pytest.MonkeyPatch) -> Iterator[GuidedMetrics]:
+def running() -> list[int]:
+    return [0]
+
+
+@pytest.fixture
+def metrics(pipe: ResponsePipe, running: list[int], monkeypatch: pytest.MonkeyPatch) -> Iterator[GuidedMetrics]:
     monkeypatch.setattr(counters, "_SECONDS_BETWEEN_REPORTS", 0.01)
-    metrics = GuidedMetrics(pipe)
+    metrics = GuidedMetrics(pipe, lambda: running[0])
     yield metrics
     metrics.close()
 
@@ -50,7 +55,7 @@ def told(metrics: GuidedMetrics) -> dict[str, float]:
 
 def test_every_metric_without_labels_is_there_from_the_start(metrics: GuidedMetrics) -> None:
     values = told(metrics)
-    assert len(values) == 10
+    assert len(values) == 11
     assert set(values.values()) == {0.0}
 
 
@@ -96,3 +101,10 @@ def test_responses_and_coalesced_deltas_are_the_pipes(metrics: GuidedMetrics, pi
     values = told(metrics)
     assert values["ananke_responses_total"] == len(sender.taken)
     assert values["ananke_responses_total"] + values["ananke_coalesced_deltas_total"] == 2
+
+
+def test_the_gauge_of_running_requests_rises_and_falls(metrics: GuidedMetrics, running: list[int]) -> None:
+    seen = []
+    for running[0] in (3, 1, 0):
+        seen.append(told(metrics)["ananke_requests_running"])
+    assert seen == [3, 1, 0]

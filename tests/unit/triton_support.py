@@ -30,12 +30,14 @@ class WireError(Exception):
 
 
 class Script:
-    """What both servers do, and what they saw: how often each prompt was tried, its deadlines, the headers."""
+    """What both servers do, and what they saw: how often each prompt was tried, its deadlines and attempt ids, commands, the headers."""
 
     def __init__(self, pace: float = 0.0) -> None:
         self.pace = pace
         self.tries: Counter[str] = Counter()
         self.deadlines: list[int] = []
+        self.attempts: list[str] = []
+        self.commands: list[tuple[str, str]] = []
         self.headers: list[dict[str, str]] = []
         self.peers: set[str] = set()
         self.released = threading.Event()
@@ -45,6 +47,14 @@ class Script:
 
     def words(self, prompt: str) -> list[str]:
         return [f"{prompt}/{index} " for index in range(int(prompt.split()[1]) if prompt.startswith("words") else 3)]
+
+    def command(self, parameters: dict[str, Any]) -> dict[str, Any] | None:
+        """The answer to a command, None to what is none."""
+        for verb in ("cancel", "renew"):
+            if verb in parameters:
+                self.commands.append((verb, parameters[verb]))
+                return {"running": parameters[verb] in self.attempts}
+        return None
 
     def respond(self, prompt: str, stream: bool) -> Iterator[dict[str, Any]]:
         with self._lock:
@@ -94,6 +104,10 @@ class _Service(service_pb2_grpc.GRPCInferenceServiceServicer):
         script.headers.append(dict(context.invocation_metadata()))
         script.peers.add(context.peer())
         for request in requests:
+            if (answer := script.command({name: value.string_param for name, value in request.parameters.items()})) is not None:
+                yield service_pb2.ModelStreamInferResponse(infer_response=_message(answer))
+                continue
+            script.attempts.append(request.parameters["attempt_id"].string_param)
             script.deadlines.append(request.parameters["deadline_ms"].int64_param)
             raw = dict(zip((tensor.name for tensor in request.inputs), request.raw_input_contents, strict=True))
             try:
@@ -120,10 +134,14 @@ def _validate(script: Script, constraint: str) -> None:
 def _message(outputs: dict[str, Any]) -> Any:
     response = service_pb2.ModelInferResponse()
     for name, value in outputs.items():
-        text = isinstance(value, str)
-        response.outputs.add(name=name, datatype="BYTES" if text else "UINT32", shape=[1])
-        encoded = value.encode() if text else b""
-        response.raw_output_contents.append(struct.pack("<I", len(encoded) if text else value) + encoded)
+        if isinstance(value, bool):
+            datatype, raw = "BOOL", struct.pack("<?", value)
+        elif isinstance(value, str):
+            datatype, raw = "BYTES", struct.pack("<I", len(value.encode())) + value.encode()
+        else:
+            datatype, raw = "UINT32", struct.pack("<I", value)
+        response.outputs.add(name=name, datatype=datatype, shape=[1])
+        response.raw_output_contents.append(raw)
     return response
 
 
@@ -147,6 +165,10 @@ class _Handler(BaseHTTPRequestHandler):
             else:
                 self._whole(200, {"outputs": [{"name": "constraint_report", "data": [REPORT]}]})
             return
+        if (answer := script.command(body)) is not None:
+            self._whole(200, answer)
+            return
+        script.attempts.append(body["attempt_id"])
         script.deadlines.append(body["deadline_ms"])
         responses = script.respond(body["text_input"], body["stream"])
         if body["stream"]:

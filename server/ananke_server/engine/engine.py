@@ -95,6 +95,11 @@ class GuidedEngine:
         """vLLM itself, for what needs neither guide nor verdict."""
         return self._llm
 
+    @property
+    def running(self) -> int:
+        """Requests taken and not yet answered, or known to vLLM; may be read from any thread."""
+        return max(self.pending, int(self._llm.get_num_unfinished_requests()))
+
     def shutdown(self) -> None:
         """Stop vLLM's processes, and let go of the sandbox."""
         self._llm.shutdown()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from ananke_client.report import ConstraintReport
 
@@ -13,7 +13,8 @@ from ananke_client.report import ConstraintReport
 class GenerateRequest:
     """What a caller asks for.
 
-    ``timeout`` is in seconds from the request's arrival; ``sealed`` is a compiled constraint from ``validate``.
+    ``request_id`` is unique; ``caller_id`` is what the caller named the request, and ``attempt_id`` this try of it, both perhaps "".
+    ``timeout`` and ``lease`` are in seconds from the request's arrival; ``sealed`` is a compiled constraint from ``validate``.
     """
 
     request_id: str
@@ -25,6 +26,18 @@ class GenerateRequest:
     exclude_input_in_output: bool | None = None
     stream: bool = False
     wants: frozenset[str] = frozenset()
+    caller_id: str = ""
+    attempt_id: str = ""
+    lease: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """What a caller wants done to its requests under way."""
+
+    verb: Literal["cancel", "renew"]
+    name: str
+    """A request id or an attempt id."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import difflib
 import json
-from typing import Any
+import math
+from typing import Any, Literal
 
 import numpy as np
 import triton_python_backend_utils as pb_utils
 
 from ananke_client.errors import AnankeError, ErrorCode, InternalError, InvalidConstraintError, InvalidRequestError, to_wire
-from ananke_server.engine.request import Delta, GenerateRequest, GenerateResult
+from ananke_server.engine.request import Command, Delta, GenerateRequest, GenerateResult
 
 WANTS = ("return_finish_reason", "return_cumulative_logprob", "return_logprobs", "return_num_input_tokens", "return_num_output_tokens")
 
 _INPUTS = ("text_input", "constraint", "sampling_parameters", "stream", "exclude_input_in_output", *WANTS, "deadline_ms")
 # Ours, and those that Triton's protocols and clients have of their own.
-_PARAMETERS = frozenset(
-    ("deadline_ms", "id", "sequence_id", "sequence_start", "sequence_end", "priority", "timeout", "binary_data_output")
-)
+_COMMANDS: tuple[Literal["cancel", "renew"], ...] = ("cancel", "renew")
+_OURS = ("deadline_ms", "lease_ms", "attempt_id", *_COMMANDS)
+_TRITONS = ("id", "sequence_id", "sequence_start", "sequence_end", "priority", "timeout", "binary_data_output")
+_PARAMETERS = frozenset((*_OURS, *_TRITONS))
 
 # By name: while Triton completes a model's configuration, pb_utils has no TritonError yet.
 _TRITON_CODES = {
@@ -39,25 +41,32 @@ def triton_error(error: Exception) -> Any:
     return pb_utils.TritonError(to_wire(known), status)
 
 
-def decode_request(request: Any) -> GenerateRequest:
-    """A request of ``guided_vllm``.
+def decode_request(request: Any) -> GenerateRequest | Command:
+    """A request of ``guided_vllm``, or a command about others.
 
     Raises:
         InvalidRequestError: a tensor or parameter is missing or wrong.
         InvalidConstraintError: the constraint is not UTF-8.
     """
     prompt = text_of(request, "text_input")
+    parameters = _parameters(request)
+    if command := _command(parameters):
+        if prompt is not None:
+            raise InvalidRequestError(f"{command.verb} is a command of its own: send it without text_input")
+        return command
     if prompt is None:
         raise InvalidRequestError("text_input is missing")
-    parameters = _parameters(request)
     sealed = _scalar(request, "compiled")
     return GenerateRequest(
         request_id=f"{request.request_id() or 'request'}-{np.random.bytes(6).hex()}",
+        caller_id=request.request_id(),
+        attempt_id=_text_parameter(parameters, "attempt_id") or "",
+        lease=_seconds(parameters, "lease_ms"),
         prompt=prompt,
         constraint=text_of(request, "constraint"),
         sealed=sealed or None,
         sampling_parameters=text_of(request, "sampling_parameters"),
-        timeout=_timeout(parameters.get("deadline_ms")),
+        timeout=_seconds(parameters, "deadline_ms"),
         exclude_input_in_output=_flag(request, "exclude_input_in_output"),
         stream=bool(_flag(request, "stream")),
         wants=frozenset(name for name in WANTS if _flag(request, name)),
@@ -73,6 +82,20 @@ def _parameters(request: Any) -> dict[str, Any]:
             hint = f"; did you mean {close[0]}?" if close else f"; inputs: {', '.join(_INPUTS)}"
             raise InvalidRequestError(f"unknown input or parameter {name!r}{hint}")
     return parameters
+
+
+def _command(parameters: dict[str, Any]) -> Command | None:
+    commands = [Command(verb, name) for verb in _COMMANDS if (name := _text_parameter(parameters, verb)) is not None]
+    if len(commands) > 1:
+        raise InvalidRequestError("cancel and renew are two commands: send one")
+    return commands[0] if commands else None
+
+
+def _text_parameter(parameters: dict[str, Any], name: str) -> str | None:
+    value = parameters.get(name)
+    if value is not None and not isinstance(value, str):
+        raise InvalidRequestError(f"the parameter {name} is a text")
+    return value
 
 
 def text_of(request: Any, name: str) -> str | None:
@@ -111,6 +134,11 @@ def encode_result(delta: Delta, result: GenerateResult, wants: frozenset[str]) -
     return pb_utils.InferenceResponse(output_tensors=tensors)
 
 
+def encode_answer(running: bool) -> Any:
+    """The only response to a command: whether a request of that name was under way."""
+    return pb_utils.InferenceResponse(output_tensors=[pb_utils.Tensor("running", np.array([running], dtype=np.bool_))])
+
+
 def _delta_tensors(delta: Delta, wants: frozenset[str]) -> list[Any]:
     tensors = [bytes_tensor("text_output", delta.text)]
     if "return_num_output_tokens" in wants:
@@ -141,13 +169,14 @@ def _flag(request: Any, name: str) -> bool | None:
     return None if value is None else bool(value)
 
 
-def _timeout(deadline_ms: Any) -> float | None:
-    if deadline_ms is None:
+def _seconds(parameters: dict[str, Any], name: str) -> float | None:
+    """The seconds of a parameter in milliseconds."""
+    if (value := parameters.get(name)) is None:
         return None
     try:
-        milliseconds = float(deadline_ms)
+        milliseconds = float(value)
     except (TypeError, ValueError):
-        raise InvalidRequestError("deadline_ms is a number of milliseconds") from None
-    if not milliseconds > 0:
-        raise InvalidRequestError("deadline_ms must be positive")
+        raise InvalidRequestError(f"{name} is a number of milliseconds") from None
+    if not 0 < milliseconds < math.inf:
+        raise InvalidRequestError(f"{name} must be positive and finite")
     return milliseconds / 1000

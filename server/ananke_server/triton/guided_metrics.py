@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import defaultdict
+from collections.abc import Callable
 
 from ananke_client.errors import AnankeError, ErrorCode
 from ananke_server.engine.request import GenerateResult
@@ -20,6 +21,7 @@ FAST_MASKS = "ananke_masks_under_50_us_total"
 MASK_WAIT_SECONDS = "ananke_mask_wait_seconds_total"
 RESPONSES = "ananke_responses_total"
 COALESCED = "ananke_coalesced_deltas_total"
+RUNNING = "ananke_requests_running"
 _FAMILIES = {
     REQUESTS: "Requests answered, by outcome (ok, or the error's code) and whether they had a constraint",
     OUTPUT_TOKENS: "Tokens of answers, those of requests that failed later included",
@@ -32,17 +34,23 @@ _FAMILIES = {
     MASK_WAIT_SECONDS: "Seconds that the engine's steps waited for masks, counted for each constrained request of a step",
     RESPONSES: "Responses sent to Triton",
     COALESCED: "Pieces of streams that were sent together with others since responses were behind",
+    RUNNING: "Requests that the engine has taken and not yet ended",
 }
 
 
 class GuidedMetrics:
-    """Counts how requests end; what their responses come to is counted by the pipe."""
+    """Counts how requests end; what their responses come to is counted by the pipe, and what runs by the engine.
 
-    def __init__(self, pipe: ResponsePipe) -> None:
+    Args:
+        running: gives the number of requests that run; called from the reporting thread.
+    """
+
+    def __init__(self, pipe: ResponsePipe, running: Callable[[], int]) -> None:
         self._pipe = pipe
+        self._running = running
         self._counted: defaultdict[Key, float] = defaultdict(float)
         self._lock = threading.Lock()
-        self._counters = Counters(_FAMILIES, [(name, ()) for name in _FAMILIES if name != REQUESTS], self._totals)
+        self._counters = Counters(_FAMILIES, [(name, ()) for name in _FAMILIES if name != REQUESTS], self._totals, gauges=[RUNNING])
 
     def count_result(self, result: GenerateResult, tokens: int, *, constrained: bool) -> None:
         """A request ended well, with so many tokens."""
@@ -79,4 +87,4 @@ class GuidedMetrics:
     def _totals(self) -> dict[Key, float]:
         with self._lock:
             totals: dict[Key, float] = dict(self._counted)
-        return totals | {(RESPONSES, ()): self._pipe.sent, (COALESCED, ()): self._pipe.coalesced}
+        return totals | {(RESPONSES, ()): self._pipe.sent, (COALESCED, ()): self._pipe.coalesced, (RUNNING, ()): self._running()}

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import gc
 import logging
 import threading
 from typing import TYPE_CHECKING, Any
 
 from ananke_client.errors import CancelledError
-from ananke_server.engine.request import GenerateRequest
+from ananke_server.engine.request import Command, GenerateRequest
 from ananke_server.handover import Seal
 from ananke_server.settings import load_settings
 from ananke_server.triton.cancellation import CancellationWatch
 from ananke_server.triton.codec import decode_request
 from ananke_server.triton.guided_metrics import GuidedMetrics
 from ananke_server.triton.responses import ResponsePipe, Responses
+from ananke_server.triton.under_way import Entry, UnderWay
 
 if TYPE_CHECKING:
     from ananke_server.engine.engine import GuidedEngine
@@ -40,7 +42,8 @@ class TritonPythonModel:
         self._loop = asyncio.new_event_loop()
         threading.Thread(target=self._loop.run_forever, name="ananke-engine", daemon=True).start()
         self._engine: GuidedEngine = self._on_loop(GuidedEngine.start(load_settings(), Seal.shared()))
-        self._metrics = GuidedMetrics(self._pipe)
+        self._under_way = UnderWay()
+        self._metrics = GuidedMetrics(self._pipe, lambda: self._engine.running)
 
     def execute(self, requests: list[Any]) -> None:
         """Hand the requests over; a faulty one is answered here."""
@@ -51,6 +54,9 @@ class TritonPythonModel:
             except Exception as error:  # every request gets its answer
                 self._pipe.open(sender).fail(error)
                 self._metrics.count_error(error)
+                continue
+            if isinstance(request, Command):
+                self._loop.call_soon_threadsafe(self._obey, request, self._pipe.open(sender))
                 continue
             responses = self._pipe.open(sender, request.wants, stream=request.stream)
             asyncio.run_coroutine_threadsafe(self._answer(request, responses), self._loop)
@@ -70,11 +76,15 @@ class TritonPythonModel:
     async def _answer(self, request: GenerateRequest, responses: Responses) -> None:
         generation = asyncio.current_task()
         assert generation is not None
+        entry: Entry | None = None
         try:
-            with self._cancellation.over(responses, lambda: self._loop.call_soon_threadsafe(generation.cancel)):
-                result = await self._engine.generate(request, responses.add)
+            with self._under_way.entry(request, generation.cancel) as entry:
+                gone = functools.partial(self._loop.call_soon_threadsafe, entry.cancel, "nobody takes the responses any more")
+                with self._cancellation.over(responses, gone):
+                    result = await self._engine.generate(request, responses.add)
         except asyncio.CancelledError:
-            self._fail(request, responses, CancelledError("the caller cancelled the request"))
+            reason = None if entry is None else entry.reason
+            self._fail(request, responses, CancelledError(reason or "the server is shutting down"))
         except Exception as error:  # every request gets its answer
             if not hasattr(error, "code"):
                 logger.exception("request %s failed", request.request_id)
@@ -82,6 +92,13 @@ class TritonPythonModel:
         else:
             responses.finish(result)
             self._metrics.count_result(result, responses.tokens, constrained=request.constraint is not None)
+
+    def _obey(self, command: Command, responses: Responses) -> None:
+        try:
+            obey = self._under_way.cancel if command.verb == "cancel" else self._under_way.renew
+            responses.answer(obey(command.name))
+        except Exception as error:  # every request gets its answer
+            responses.fail(error)
 
     def _fail(self, request: GenerateRequest, responses: Responses, error: Exception) -> None:
         responses.fail(error)

@@ -15,7 +15,7 @@ from typing import Any
 import triton_python_backend_utils as pb_utils
 
 from ananke_server.engine.request import Delta, GenerateResult, joined
-from ananke_server.triton.codec import encode_delta, encode_result, triton_error
+from ananke_server.triton.codec import encode_answer, encode_delta, encode_result, triton_error
 
 logger = logging.getLogger(__name__)
 
@@ -35,7 +35,7 @@ class ResponsePipe:
         self._thread.start()
 
     def open(self, sender: Any, wants: frozenset[str] = frozenset(), *, stream: bool = False) -> Responses:
-        """The responses of one request, which goes on until ``finish`` or ``fail`` is called on them."""
+        """The responses of one request, which goes on until ``finish``, ``answer`` or ``fail`` is called on them."""
         return Responses(self._ready, sender, wants, stream=stream)
 
     def close(self) -> None:
@@ -58,7 +58,7 @@ class ResponsePipe:
 class Responses:
     """One request's responses: pieces of text where it streams, and exactly one final response, in this order.
 
-    ``add``, ``finish`` and ``fail`` belong to one thread, ``send`` to the pipe's; ``is_cancelled`` may be called from any.
+    ``add``, ``finish``, ``answer`` and ``fail`` belong to one thread, ``send`` to the pipe's; ``is_cancelled`` may be called from any.
     Tokens without text of their own (half a character, the end of the sequence) wait for the next response.
     """
 
@@ -72,7 +72,7 @@ class Responses:
         self._lock = threading.Lock()
         self._waiting: list[Delta] = []
         self._pieces = 0
-        self._end: GenerateResult | Exception | None = None
+        self._end: GenerateResult | bool | Exception | None = None
         self._queued = False
         # Triton frees what is_cancelled reads once it has the final response.
         self._closing = threading.Lock()
@@ -94,6 +94,10 @@ class Responses:
     def finish(self, result: GenerateResult) -> None:
         """The request has ended well: the final response carries the rest of its text. Never blocks."""
         self._end_with(result)
+
+    def answer(self, running: bool) -> None:
+        """The request was a command: the final response says whether it found a request under way. Never blocks."""
+        self._end_with(running)
 
     def fail(self, error: Exception) -> None:
         """The request has failed: the final response is an error, after the text that a stream still has to send. Never blocks."""
@@ -129,9 +133,9 @@ class Responses:
             self._queue_again()
         return sent
 
-    def _send(self, waiting: list[Delta], pieces: int, end: GenerateResult | Exception | None) -> tuple[int, int]:
-        if isinstance(end, GenerateResult):
-            response = encode_result(joined(waiting), end, self._wants)
+    def _send(self, waiting: list[Delta], pieces: int, end: GenerateResult | bool | Exception | None) -> tuple[int, int]:
+        if isinstance(end, (GenerateResult, bool)):
+            response = encode_answer(end) if isinstance(end, bool) else encode_result(joined(waiting), end, self._wants)
             self._close()
             self._sender.send(response, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
             return 1, pieces
@@ -158,7 +162,7 @@ class Responses:
         with self._closing:
             self._closed = True
 
-    def _end_with(self, end: GenerateResult | Exception) -> None:
+    def _end_with(self, end: GenerateResult | bool | Exception) -> None:
         with self._lock:
             self._end = end
             queued, self._queued = self._queued, True

@@ -1,0 +1,66 @@
+"""Leases: what ends a stream's generation on the server when the client's process is gone."""
+
+from __future__ import annotations
+
+import random
+import threading
+import weakref
+from collections.abc import Callable, Coroutine
+from typing import Any, Protocol
+
+from ananke_client.commands import Commands
+from ananke_client.request import LEASE
+
+
+class Leased(Protocol):
+    """A call that may have a try under way, under a lease."""
+
+    @property
+    def attempt_id(self) -> str | None: ...
+
+
+class Background(Protocol):
+    """The part of a transport that works beside the calls."""
+
+    def spawn(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None: ...
+
+    async def pause(self, seconds: float) -> None: ...
+
+
+class LeaseKeeper:
+    """Renews the leases of all open streams every third of a lease, from one thread or task, which ends when there are none."""
+
+    def __init__(self, background: Background, commands: Commands) -> None:
+        self._background = background
+        self._commands = commands
+        self._calls: weakref.WeakSet[Leased] = weakref.WeakSet()
+        self._lock = threading.Lock()
+        self._running = False
+
+    def keep(self, call: Leased) -> None:
+        """Renew this call's lease as long as it has a try under way and somebody holds it."""
+        with self._lock:
+            self._calls.add(call)
+            running, self._running = self._running, True
+        if not running:
+            self._background.spawn(self._run)
+
+    async def _run(self) -> None:
+        try:
+            while True:
+                await self._background.pause(LEASE / 3)
+                if not (names := self._names()):
+                    return
+                random.shuffle(names)  # where the time does not suffice for all, it is not always the same that go without
+                await self._commands.try_all("renew", names, patience=LEASE / 3)
+        except BaseException:
+            with self._lock:
+                self._running = False
+            raise
+
+    def _names(self) -> list[str]:
+        """The tries under way; without any, the work counts as ended within the same lock, so that none is missed."""
+        with self._lock:
+            names = [name for call in self._calls if (name := call.attempt_id) is not None]
+            self._running = bool(names)
+            return names

@@ -1,0 +1,147 @@
+"""Cancelled, closed, timed-out and left streams: the engine runs nothing any more within a second."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import httpx
+import pytest
+from four_clients import FOUR, AnyClient, make_client
+
+from ananke_client import AnankeInferenceClient, CancelledError, ConstraintSpec, DeadlineExceededError, GenerationConfig
+from ananke_server.launch import TritonServer
+
+TRIES = 5
+LONG = ConstraintSpec.regex("[a-z ]{3000}")
+CONFIG = GenerationConfig(max_tokens=3100)
+
+
+@pytest.fixture(scope="module", params=FOUR)
+def kind(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture(scope="module")
+def port(kind: str, server: TritonServer) -> int:
+    return server.grpc_port if kind.startswith("grpc") else server.http_port
+
+
+@pytest.fixture
+def client(kind: str, port: int) -> Iterator[AnyClient]:
+    with make_client(kind, port, timeout=60) as client:
+        yield client
+
+
+def running(server: TritonServer) -> int:
+    lines = httpx.get(f"http://{server.metrics_url}/metrics", trust_env=False).text.splitlines()
+    return next(int(float(line.split()[1])) for line in lines if line.startswith("ananke_requests_running"))
+
+
+def comes_to(server: TritonServer, count: int, seconds: float) -> bool:
+    end = time.monotonic() + seconds
+    while running(server) != count:
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.02)
+    return True
+
+
+def test_a_closed_stream(client: AnyClient, server: TritonServer) -> None:
+    for _ in range(TRIES):
+        stream = client.generate_stream("x", LONG, CONFIG)
+        next(stream)
+        assert comes_to(server, 1, 5)
+        stream.close()
+        assert comes_to(server, 0, 1.0)
+
+
+def test_a_stream_closed_before_its_first_token(client: AnyClient, server: TritonServer) -> None:
+    """The cancel may overtake its request, in validate: then it waits for it."""
+    for _ in range(TRIES):
+        stream = client.generate_stream("x", LONG, CONFIG)
+        stream.close()
+        assert comes_to(server, 0, 1.0)
+    time.sleep(0.5)
+    assert running(server) == 0
+
+
+def test_a_closed_client(kind: str, port: int, server: TritonServer) -> None:
+    for _ in range(TRIES):
+        with make_client(kind, port) as client:
+            streams = [client.generate_stream("x", LONG, CONFIG) for _ in range(4)]
+            for stream in streams:
+                next(stream)
+            assert comes_to(server, 4, 5)
+            client.close()
+            assert comes_to(server, 0, 1.0)
+
+
+def test_a_passed_deadline(client: AnyClient, server: TritonServer) -> None:
+    for _ in range(TRIES):
+        with pytest.raises(DeadlineExceededError):
+            list(client.generate_stream("x", LONG, CONFIG, timeout=0.5))
+        assert comes_to(server, 0, 1.0)
+
+
+def test_cancel_by_request_id(client: AnyClient, server: TritonServer) -> None:
+    """The same id time and again: no cancel reaches the request after it."""
+    assert client.cancel("no such request") is False
+    for _ in range(TRIES):
+        failed = expect_cancelled(lambda: client.generate("x", LONG, CONFIG, request_id="the-same"))
+        assert comes_to(server, 1, 5)
+        assert client.cancel("the-same") is True
+        assert comes_to(server, 0, 1.0)
+        failed.join(5)
+        assert not failed.is_alive()
+        assert client.cancel("the-same") is False
+
+
+def expect_cancelled(call: Callable[[], object]) -> threading.Thread:
+    def run() -> None:
+        with pytest.raises(CancelledError, match="the caller cancelled"):
+            call()
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    return thread
+
+
+def test_many_cancelled_streams_leave_the_others_alone(server: TritonServer) -> None:
+    digits = ConstraintSpec.regex("([0-9]{2} ){10}")
+
+    def whole(number: int) -> str:
+        return client.generate("Numbers: ", digits, GenerationConfig(max_tokens=40, seed=3)).text
+
+    def left(number: int) -> str:
+        with client.generate_stream("x", LONG, CONFIG) as stream:
+            return next(stream)
+
+    with AnankeInferenceClient(url=server.grpc_url, timeout=120) as client, ThreadPoolExecutor(16) as pool:
+        texts = list(pool.map(lambda number: (whole if number % 2 else left)(number), range(32)))
+    assert len(set(texts[1::2])) == 1
+    assert comes_to(server, 0, 1.0)
+
+
+VANISHING = """
+import sys
+from ananke_client import AnankeInferenceClient, ConstraintSpec, GenerationConfig, lease, request
+lease.LEASE = request.LEASE = 1.5
+client = AnankeInferenceClient(url=sys.argv[1])
+for delta in client.generate_stream("x", ConstraintSpec.regex("[a-z ]{3000}"), GenerationConfig(max_tokens=3100)):
+    print("delta", flush=True)
+"""
+
+
+def test_a_killed_client_is_noticed_by_its_lease(server: TritonServer) -> None:
+    with subprocess.Popen([sys.executable, "-c", VANISHING, server.grpc_url], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        time.sleep(4)  # longer than a lease, which is renewed
+        assert running(server) == 1
+        process.kill()
+        assert comes_to(server, 0, 1.5 + 1.0)
