@@ -1,1 +1,1 @@
-"""Masking: llguidance matchers for the rows of an engine's batch, and the adapters for vLLM's two runners."""
+"""Masking: processes that say which tokens each row of the engine's batch may sample, and the adapters for vLLM's two runners."""
