@@ -16,11 +16,12 @@ from numpy.typing import NDArray
 
 from ananke_server.masking.board import PARTS, Bell, BoardFile, Size
 from ananke_server.masking.foreman import _dispatch
-from ananke_server.masking.mask_process import MaskProcess, eos_mask
+from ananke_server.masking.mask_process import MaskProcess
 from ananke_server.masking.matchers import MAX_LEXER_STATES
 from ananke_server.masking.messages import Inbox, Message, packed
 from ananke_server.masking.placements import Asked, Placements
 from ananke_server.masking.tickets import Failure, Outcome, Ticket
+from ananke_server.masking.tokenizer import eos_mask
 
 
 class MaskStage:

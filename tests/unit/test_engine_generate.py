@@ -112,7 +112,7 @@ def answered(
         compiler = Compiler(model_tokenizer(str(SMALL_MODEL)))
         in_process = SimpleNamespace(compile=compiler.compile, close=lambda: None)
         with (
-            patch.object(engine_module, "served_source", lambda _: SimpleNamespace(load=lambda: model_tokenizer(str(SMALL_MODEL)))),
+            patch.object(engine_module, "served_tokenizer", lambda _: model_tokenizer(str(SMALL_MODEL))),
             patch.object(engine_module, "make_compiler", lambda _: in_process),
         ):
             crew: Any = script

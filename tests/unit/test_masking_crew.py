@@ -21,10 +21,9 @@ from small_tokenizer import small_source, small_tokenizer
 
 from ananke_server.masking.board import PARTS, Board, open_board
 from ananke_server.masking.crew import CrewDeadError, MaskCrew, default_processes
-from ananke_server.masking.mask_process import eos_mask
 from ananke_server.masking.placements import Placements
 from ananke_server.masking.tickets import Failure, Outcome, Ticket
-from ananke_server.masking.tokenizer import TokenizerSource
+from ananke_server.masking.tokenizer import TokenizerSource, eos_mask
 
 TOKENIZER = small_tokenizer()
 CHOICE = 'start: "ab" | "true" | "12"'

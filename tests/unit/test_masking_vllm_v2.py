@@ -41,8 +41,8 @@ from vllm.v1.worker.gpu.sample.logits_processor.interface import LogitsContext, 
 
 from ananke_server.masking import vllm_v2  # noqa: E402
 from ananke_server.masking.gate import HostGate  # noqa: E402
-from ananke_server.masking.mask_process import eos_mask  # noqa: E402
 from ananke_server.masking.tickets import Failure, Ticket  # noqa: E402
+from ananke_server.masking.tokenizer import eos_mask  # noqa: E402
 from ananke_server.masking.vllm_v2 import LlguidanceV2  # noqa: E402
 
 SLOTS = 5

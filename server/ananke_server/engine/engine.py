@@ -34,7 +34,7 @@ from ananke_server.engine.timeline import Timeline
 from ananke_server.engine.verdict import Judge, report_with
 from ananke_server.handover import Seal
 from ananke_server.masking.crew import MaskCrew
-from ananke_server.masking.tokenizer import served_source
+from ananke_server.masking.tokenizer import served_tokenizer
 from ananke_server.masking.worker import EXTRA_ARGS_KEY
 from ananke_server.provenance.identity import DigestCache, ModelIdentity
 from ananke_server.provenance.notary import Content, Notary
@@ -62,7 +62,7 @@ class GuidedEngine:
         self._compiler = make_compiler(settings)
         self._compilations = ThreadPoolExecutor(COMPILATIONS, thread_name_prefix="ananke-compile")
         self._judgements = ThreadPoolExecutor(JUDGEMENTS, thread_name_prefix="ananke-judge")
-        self._judge = Judge(Compiler(served_source(config.model_config).load(), settings.limits), self._compiler.compile)
+        self._judge = Judge(Compiler(served_tokenizer(config.model_config), settings.limits), self._compiler.compile)
         self._context = int(config.model_config.max_model_len)
         self._notary = notary
         cache = DigestCache(settings.digest_cache)

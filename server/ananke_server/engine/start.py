@@ -8,7 +8,7 @@ from typing import Any
 
 from ananke_server.masking.board import ADDRESS_VARIABLE
 from ananke_server.masking.crew import MaskCrew
-from ananke_server.masking.tokenizer import served_source
+from ananke_server.masking.tokenizer import served_source, served_tokenizer
 from ananke_server.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -30,10 +30,9 @@ def start_engine(settings: Settings) -> tuple[Any, MaskCrew]:
 
     config = AsyncEngineArgs(**engine_arguments(settings, runner)).create_engine_config()
     _refuse_more_batches(config.parallel_config)
-    source = served_source(config.model_config)
     crew = MaskCrew.start(
-        source,
-        source.load(),
+        served_source(config.model_config),
+        served_tokenizer(config.model_config),
         rows=config.scheduler_config.max_num_seqs,
         processes=settings.mask_processes,
         lexer_states=settings.limits.lexer_states,

@@ -79,6 +79,11 @@ class Board:
         layout.skip(-layout.offset % _PAGE)
         self.masks = layout.take((PARTS, size.rows, size.stride), np.int32)
 
+    def asked(self, step: int) -> NDArray[Any]:
+        """The rows of a step that has been announced, ``[counts[step % PARTS]]`` of ``ROW``."""
+        part = step % PARTS
+        return self.rows[part, : int(self.counts[part])]
+
     def open_gates(self, ends: NDArray[np.int32]) -> None:
         """Let everybody go who waits for a mask: the mask processes have ended, and from now on each mask is ``ends``, ``[words]``.
 

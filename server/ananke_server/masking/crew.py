@@ -16,10 +16,9 @@ from typing import Any
 from llguidance import LLTokenizer
 
 from ananke_server.masking.board import BoardFile, Size
-from ananke_server.masking.mask_process import eos_mask
 from ananke_server.masking.messages import Inbox, Message, packed
 from ananke_server.masking.tickets import Failure, Outcome, Ticket
-from ananke_server.masking.tokenizer import TokenizerSource
+from ananke_server.masking.tokenizer import TokenizerSource, eos_mask
 
 logger = logging.getLogger(__name__)
 

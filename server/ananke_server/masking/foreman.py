@@ -23,10 +23,10 @@ from contextlib import suppress
 import numpy as np
 from llguidance import LLTokenizer
 
-from ananke_server.masking.board import PARTS, Bell, Board, mapped
-from ananke_server.masking.mask_process import BELL_BYTES, MaskProcess, eos_mask, send_all
+from ananke_server.masking.board import Bell, Board, mapped
+from ananke_server.masking.mask_process import BELL_BYTES, MaskProcess, send_all
 from ananke_server.masking.messages import packed
-from ananke_server.masking.tokenizer import TokenizerSource
+from ananke_server.masking.tokenizer import TokenizerSource, eos_mask
 
 ARRIVAL_PAUSE = 20e-6
 _PR_SET_PDEATHSIG = 1
@@ -76,8 +76,7 @@ def _dispatch(board: Board, bell: int, bells: list[Bell], processes: list[int]) 
             while int(board.arrived[0]) < step:
                 if select.select(processes, [], [], ARRIVAL_PAUSE)[0]:
                     return
-            part = step % PARTS
-            for owner in np.unique(board.rows[part, : int(board.counts[part])]["owner"]).tolist():
+            for owner in np.unique(board.asked(step)["owner"]).tolist():
                 bells[owner].ring()
             dispatched = step
 

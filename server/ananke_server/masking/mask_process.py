@@ -24,6 +24,7 @@ from ananke_server.masking.matchers import MatcherPool
 from ananke_server.masking.messages import Inbox, Message, packed
 from ananke_server.masking.program_matcher import is_pooled
 from ananke_server.masking.tickets import Failure, Outcome
+from ananke_server.masking.tokenizer import eos_mask
 
 COMPILERS = 2
 BELL_BYTES = 4096
@@ -70,7 +71,7 @@ class MaskProcess:
         """Fill this process's masks of a step whose newest tokens have arrived."""
         board, part = self._board, step % PARTS
         begun = time.perf_counter_ns()
-        rows = board.rows[part, : int(board.counts[part])]
+        rows = board.asked(step)
         mine = np.flatnonzero(rows["owner"] == self._number)
         asked = rows[mine]
         self._note_wait(step)
@@ -175,11 +176,3 @@ def send_all(connection: socket.socket, data: bytes) -> None:
             select.select([], [connection], [])
         except OSError:
             return
-
-
-def eos_mask(tokenizer: LLTokenizer, words: int) -> np.ndarray[tuple[int], np.dtype[np.int32]]:
-    """The mask that admits nothing but the tokens that end an output, ``[words]`` int32."""
-    mask = np.zeros(words, dtype=np.uint32)
-    for token in tokenizer.eos_tokens:
-        mask[token // 32] |= np.uint32(1 << token % 32)
-    return mask.view(np.int32)

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from ananke_server.masking.matchers import MAX_LEXER_STATES, Kept, MatcherPool, error_text, failure_of, grammar_key
 from ananke_server.masking.program import Leaf, Program, from_text
 from ananke_server.masking.tickets import Failure
+from ananke_server.masking.tokenizer import eos_mask
 
 T = TypeVar("T")
 
@@ -85,7 +86,10 @@ class ProgramMatcher:
         for leaf, mask in zip(self.leaves, masks, strict=True):
             if not leaf.left_behind:
                 leaf.matcher.unsafe_compute_mask_ptr(mask.ctypes.data, mask.nbytes)
-        self.combine(masks, np.ctypeslib.as_array((ctypes.c_int32 * words).from_address(address)))
+        target = np.ctypeslib.as_array((ctypes.c_int32 * words).from_address(address))
+        self.combine(masks, target)
+        if self.is_error():
+            target[:] = eos_mask(self.pool.tokenizer, words)
 
     def combine(self, masks: NDArray[np.int32], target: NDArray[np.int32]) -> None:
         """Write the program's mask into ``target``. One that allows nothing leads into the error state.
@@ -117,8 +121,7 @@ class ProgramMatcher:
         mask = np.zeros_like(masks[0])
         self.combine(masks, mask)
         if self.is_error():
-            for token in self._ends:
-                mask.view(np.uint32)[token // 32] |= np.uint32(1 << token % 32)
+            mask |= eos_mask(self.pool.tokenizer, len(mask))
         allowed: bytes = mask.tobytes()
         return allowed
 
