@@ -16,8 +16,11 @@ from ananke_client.response import Outputs
 ENGINE_MODEL = "guided_vllm"
 """The model that takes commands."""
 
-PATIENCE = 1.0
+PATIENCE = 3.0
 """Seconds that the cancels which nobody asked for may take, all that are sent together."""
+
+MOST_NAMES = 500
+"""Names in one command."""
 
 Verb = Literal["cancel", "renew"]
 
@@ -27,7 +30,7 @@ _log = logging.getLogger("ananke_client")
 class Commander(Protocol):
     """The part of a transport that carries commands."""
 
-    async def command(self, model: str, verb: Verb, name: str, timeout: float) -> Outputs: ...
+    async def command(self, model: str, verb: Verb, names: Sequence[str], timeout: float) -> Outputs: ...
 
 
 class Commands:
@@ -37,13 +40,13 @@ class Commands:
         self._transport = transport
         self._model = model
 
-    async def give(self, verb: Verb, name: str, timeout: float) -> bool:
-        """Whether the command found a generation of this name under way.
+    async def give(self, verb: Verb, names: Sequence[str], timeout: float) -> bool:
+        """Whether the command found a generation of one of these names under way.
 
         Raises:
             AnankeError: the server cannot be reached, or does not know the command.
         """
-        outputs = await self._transport.command(self._model, verb, name, timeout)
+        outputs = await self._transport.command(self._model, verb, names, timeout)
         if not isinstance(running := outputs.get("running"), bool):
             raise InternalError(f"the answer to {verb} has no 'running'")
         return running
@@ -51,11 +54,17 @@ class Commands:
     async def try_all(self, verb: Verb, names: Sequence[str], *, patience: float = PATIENCE) -> None:
         """The same command for many names, as far as it goes: ends after ``patience`` seconds, or where one fails. Raises: never."""
         end = time.monotonic() + patience
-        for name in names:
+        for start in range(0, len(names), MOST_NAMES):
             if (left := end - time.monotonic()) <= 0:
                 return
+            some = names[start : start + MOST_NAMES]
             try:
-                await self.give(verb, name, left)
+                await self.give(verb, some, left)
             except Exception as error:
-                _log.info("%s of %s failed: %s", verb, name, error)
+                _log.info("%s of %s failed: %s", verb, ", ".join(some), error)
                 return
+
+
+def lines_of(names: Sequence[str]) -> str:
+    """Names as a command carries them, one a line."""
+    return "\n".join(names)

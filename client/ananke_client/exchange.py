@@ -10,7 +10,7 @@ import logging
 import threading
 import weakref
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -23,7 +23,6 @@ from ananke_client.errors import (
     DeadlineExceededError,
     EngineUnavailableError,
     GenerationError,
-    InvalidRequestError,
     OverloadedError,
     RequestError,
     RetryableError,
@@ -32,7 +31,7 @@ from ananke_client.health import HealthStatus
 from ananke_client.lease import LeaseKeeper
 from ananke_client.model_info import ModelMetadata, ModelStatistics
 from ananke_client.report import ConstraintReport
-from ananke_client.request import ConstraintLike, GenerationRequest, Prompt, check_timeout, constraint_text
+from ananke_client.request import ConstraintLike, GenerationRequest, Prompt, check_request_id, check_timeout, constraint_text
 from ananke_client.response import Outputs, ResponseAssembler, parse_report, refusal
 from ananke_client.result import GenerationResult
 from ananke_client.retry import Attempts, RetryPolicy
@@ -121,7 +120,7 @@ class Transport(ABC):
         """The answer to a question, within ``timeout`` seconds."""
 
     @abstractmethod
-    async def command(self, model: str, verb: Verb, name: str, timeout: float) -> Outputs:
+    async def command(self, model: str, verb: Verb, names: Sequence[str], timeout: float) -> Outputs:
         """The answer to a command about generations under way, within ``timeout`` seconds."""
 
     @abstractmethod
@@ -149,6 +148,8 @@ class GenerationCall:
         request: GenerationRequest,
         policy: RetryPolicy,
     ) -> None:
+        self.attempt_id: str | None = None
+        """The try that the server may be at work on."""
         self._transport = transport
         self._commands = commands
         self._leases = leases
@@ -157,8 +158,6 @@ class GenerationCall:
         self._attempts = Attempts(policy, request.timeout)
         self._assembler = ResponseAssembler(request)
         self._responses: Responses | None = None
-        self.attempt_id: str | None = None
-        """The try that the server may be at work on."""
         self._delivered = False
         self._closed = False
         self.result: GenerationResult | None = None
@@ -195,6 +194,10 @@ class GenerationCall:
         """Ends the call on this side; returns the attempt id that the server may be at work on, if there is one. Raises: never."""
         self._closed = True
         return await self._leave_attempt()
+
+    def __del__(self) -> None:
+        if self.attempt_id is not None:
+            self._leases.drop(self.attempt_id)
 
     async def _leave_attempt(self) -> list[str]:
         attempt_id, self.attempt_id = self.attempt_id, None
@@ -322,10 +325,9 @@ class Exchange:
 
     async def cancel(self, request_id: str, timeout: float | None) -> bool:
         """Cancels the generations of a request id; whether there was one under way."""
-        if not request_id:
-            raise InvalidRequestError("request_id is empty: what has no id cannot be cancelled")
+        name = check_request_id(request_id)
         self._check_open()
-        return await self._commands.give("cancel", request_id, check_timeout(PROBE_TIMEOUT if timeout is None else timeout))
+        return await self._commands.give("cancel", [name], check_timeout(PROBE_TIMEOUT if timeout is None else timeout))
 
     async def model_metadata(self, model: str | None, timeout: float | None) -> ModelMetadata:
         """What a model is; by default the one that generates."""
@@ -359,7 +361,7 @@ class Exchange:
             self._closed = True
             calls = list(self._calls)
         names = [name for call in calls for name in await call.leave()]
-        await self._commands.try_all("cancel", names)
+        await self._commands.try_all("cancel", names + self._leases.take_dropped())
         await self._transport.close()
 
     async def _holds(self, question: Question[bool]) -> bool:

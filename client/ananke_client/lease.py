@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import random
 import threading
 import weakref
+from collections import deque
 from collections.abc import Callable, Coroutine
 from typing import Any, Protocol
 
@@ -28,12 +28,16 @@ class Background(Protocol):
 
 
 class LeaseKeeper:
-    """Renews the leases of all open streams every third of a lease, from one thread or task, which ends when there are none."""
+    """Renews the leases of all open streams every third of a lease, and cancels those that were dropped open.
+
+    Works in one thread or task, which ends when there are none.
+    """
 
     def __init__(self, background: Background, commands: Commands) -> None:
         self._background = background
         self._commands = commands
         self._calls: weakref.WeakSet[Leased] = weakref.WeakSet()
+        self._dropped: deque[str] = deque()
         self._lock = threading.Lock()
         self._running = False
 
@@ -45,13 +49,22 @@ class LeaseKeeper:
         if not running:
             self._background.spawn(self._run)
 
+    def drop(self, attempt_id: str) -> None:
+        """Have a try cancelled whose call nobody holds any more. May be called wherever Python collects garbage."""
+        self._dropped.append(attempt_id)
+
+    def take_dropped(self) -> list[str]:
+        """The tries that were dropped and not taken yet."""
+        return [self._dropped.popleft() for _ in range(len(self._dropped))]
+
     async def _run(self) -> None:
         try:
             while True:
                 await self._background.pause(LEASE / 3)
-                if not (names := self._names()):
+                dropped, names = self.take_dropped(), self._names()
+                await self._commands.try_all("cancel", dropped)
+                if not names:
                     return
-                random.shuffle(names)  # where the time does not suffice for all, it is not always the same that go without
                 await self._commands.try_all("renew", names, patience=LEASE / 3)
         except BaseException:
             with self._lock:

@@ -167,6 +167,17 @@ def check_timeout(timeout: float) -> float:
     return timeout
 
 
+def check_request_id(request_id: str) -> str:
+    """The name of a request.
+
+    Raises:
+        InvalidRequestError: it is empty, has a line's end, which separates names in a command, or no UTF-8 encoding.
+    """
+    if not request_id or "\n" in request_id:
+        raise InvalidRequestError(f"request_id is {'empty' if not request_id else 'of several lines'}: it is one line of text")
+    return _sendable(request_id, "request_id", InvalidRequestError)
+
+
 def _prompt_text(prompt: Prompt) -> str:
     if not isinstance(prompt, (str, Sequence)):
         raise InvalidRequestError(f"the prompt is a {type(prompt).__name__}: give a text or a list of messages")
@@ -186,11 +197,7 @@ def _chat_text(messages: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _request_id(request_id: str | None) -> str:
-    if request_id is None:
-        return uuid.uuid4().hex
-    if not request_id:
-        raise InvalidRequestError("request_id is empty")
-    return _sendable(request_id, "request_id", InvalidRequestError)
+    return uuid.uuid4().hex if request_id is None else check_request_id(request_id)
 
 
 def _sendable(text: str, name: str, error: type[AnankeError]) -> str:

@@ -284,7 +284,7 @@ def test_closing_is_bounded_when_the_server_has_gone(kind):
         proxy.stall()
         begun = time.monotonic()
         client.close()
-        assert time.monotonic() - begun < 2.5
+        assert time.monotonic() - begun < 5
 
 
 def test_open_streams_renew_their_leases(client, script, monkeypatch):
@@ -308,11 +308,20 @@ def test_open_streams_renew_their_leases(client, script, monkeypatch):
     assert ("renew", script.attempts[3]) in script.commands
 
 
-def test_a_stream_that_nobody_holds_is_not_renewed(client, script, monkeypatch):
+def test_a_stream_that_nobody_holds_is_cancelled(client, script, monkeypatch):
     monkeypatch.setattr("ananke_client.lease.LEASE", 0.3)
     stream = client.generate_stream("hang")
     next(stream)
     del stream
     gc.collect()
     time.sleep(0.5)
-    assert script.commands == []
+    assert script.commands == [("cancel", script.attempts[0])]
+
+
+def test_a_closed_client_cancels_what_nobody_holds(client, script):
+    stream = client.generate_stream("hang")
+    next(stream)
+    del stream
+    gc.collect()
+    client.close()
+    assert script.commands == [("cancel", script.attempts[0])]

@@ -52,8 +52,9 @@ class Script:
         """The answer to a command, None to what is none."""
         for verb in ("cancel", "renew"):
             if verb in parameters:
-                self.commands.append((verb, parameters[verb]))
-                return {"running": parameters[verb] in self.attempts}
+                names = parameters[verb].split("\n")
+                self.commands += [(verb, name) for name in names]
+                return {"running": any(name in self.attempts for name in names)}
         return None
 
     def respond(self, prompt: str, stream: bool) -> Iterator[dict[str, Any]]:

@@ -36,8 +36,8 @@ class Command:
     """What a caller wants done to its requests under way."""
 
     verb: Literal["cancel", "renew"]
-    name: str
-    """A request id or an attempt id."""
+    names: tuple[str, ...]
+    """Request ids or attempt ids."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -85,7 +85,7 @@ def _parameters(request: Any) -> dict[str, Any]:
 
 
 def _command(parameters: dict[str, Any]) -> Command | None:
-    commands = [Command(verb, name) for verb in _COMMANDS if (name := _text_parameter(parameters, verb)) is not None]
+    commands = [Command(verb, tuple(lines.split("\n"))) for verb in _COMMANDS if (lines := _text_parameter(parameters, verb)) is not None]
     if len(commands) > 1:
         raise InvalidRequestError("cancel and renew are two commands: send one")
     return commands[0] if commands else None

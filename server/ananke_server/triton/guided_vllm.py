@@ -96,7 +96,8 @@ class TritonPythonModel:
     def _obey(self, command: Command, responses: Responses) -> None:
         try:
             obey = self._under_way.cancel if command.verb == "cancel" else self._under_way.renew
-            responses.answer(obey(command.name))
+            running = [obey(name) for name in command.names]
+            responses.answer(any(running))
         except Exception as error:  # every request gets its answer
             responses.fail(error)
 
