@@ -142,8 +142,8 @@ async def _run(arguments: argparse.Namespace, model: str, results: Results) -> N
     # Schemas are compiled in this process while the engine starts in its own. All imports are done: two threads of them would clash.
     preparation = asyncio.get_running_loop().run_in_executor(None, _workloads, arguments, tokenizer, check, results)
     begun = time.perf_counter()
-    llm, crew = start_engine(_settings(arguments, model, trace_replay=replays))
-    await crew.wait_until_up()
+    engine = await start_engine(_settings(arguments, model, trace_replay=replays))
+    llm, crew = engine.llm, engine.crew
     results.about |= {"device": device_name(), "start_seconds": round(time.perf_counter() - begun, 1)}
     print(f"the engine started in {results.about['start_seconds']} s", flush=True)
     if replays:
@@ -158,8 +158,7 @@ async def _run(arguments: argparse.Namespace, model: str, results: Results) -> N
                     return
                 await _point(bench, workload, batch, arguments, results)
     finally:
-        llm.shutdown()
-        crew.close()
+        await engine.shutdown()
 
 
 async def _point(bench: Bench, workload: Workload, batch: int, arguments: argparse.Namespace, results: Results) -> None:

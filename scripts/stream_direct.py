@@ -39,9 +39,9 @@ class Direct:
         compiled = await asyncio.to_thread(engine._compiler.compile, constraint)
         return cls(engine, compiled, seal.close(constraint, compiled))
 
-    def close(self) -> None:
+    async def close(self) -> None:
         """End the engine."""
-        self._engine.shutdown()
+        await self._engine.shutdown()
 
     async def engine(self, requests: Sequence[Request]) -> list[Stream]:
         """vLLM's AsyncLLM: all requests at once, to their ends."""
@@ -67,7 +67,11 @@ class Direct:
         params = SamplingParams(**request.sampling(), output_kind=RequestOutputKind.DELTA)
         compiled = self._compiled if request.kind == "hard" else UNCONSTRAINED
         prompt = TokensPrompt(prompt_token_ids=request.prompt_tokens)
-        async with self._engine._guide(compiled, params), aclosing(self._engine._llm.generate(prompt, params, request_id)) as responses:
+        async with (
+            self._engine.life.engine() as engine,
+            engine.guide(compiled.grammar, params),
+            aclosing(engine.llm.generate(prompt, params, request_id)) as responses,
+        ):
             async for response in responses:
                 _stamp(stream, len(response.outputs[0].token_ids))
         return stream

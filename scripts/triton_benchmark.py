@@ -174,7 +174,7 @@ class Benchmark:
                     for side, run in (("engine", direct.engine), ("guided", direct.guided)):
                         await self._direct_point(side, run, kind, streams)
         finally:
-            direct.close()
+            await direct.close()
 
     async def _direct_point(self, side: str, run: Run, kind: Kind, streams: int) -> None:
         done: list[list[Stream]] = []

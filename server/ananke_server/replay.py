@@ -81,7 +81,7 @@ class Replayer:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         if self._engine is not None:
-            self._engine.shutdown()
+            self._runner.run(self._engine.shutdown())
         self._runner.close()
 
     def compare(self, recorded: Predicate, inputs: Inputs) -> Comparison:
@@ -94,7 +94,6 @@ class Replayer:
 
     async def _compare(self, recorded: Predicate, inputs: Inputs) -> Comparison:
         assert self._engine is not None, "a Replayer is a context manager"
-        llm = self._engine.llm
         text, token_ids = await _generate(self._engine, recorded, inputs)
         output = text if inputs.output is None else inputs.output
         trail = recorded.output.token_trail
@@ -102,10 +101,11 @@ class Replayer:
         if position is None or (inputs.output is None and position == 0):
             # Without the recorded output a trail can be followed by an equal one alone.
             return Comparison(position is None, text, len(token_ids))
-        tokenizer = llm.get_tokenizer()
-        ids = token_at(trail, output, token_ids[:position], len(tokenizer)), next(iter(token_ids[position:]), None)
-        prompt = [*prompt_tokens(tokenizer, inputs.prompt), *token_ids[:position]]
-        logprobs = await _logprobs(llm, prompt, [token for token in ids if token is not None])
+        async with self._engine.life.engine() as engine:
+            tokenizer = engine.llm.get_tokenizer()
+            ids = token_at(trail, output, token_ids[:position], len(tokenizer)), next(iter(token_ids[position:]), None)
+            prompt = [*prompt_tokens(tokenizer, inputs.prompt), *token_ids[:position]]
+            logprobs = await _logprobs(engine.llm, prompt, [token for token in ids if token is not None])
         tokens = [None if token is None else Token(token, tokenizer.decode([token]), logprobs.get(token)) for token in ids]
         return Comparison(False, text, len(token_ids), position, *tokens)
 

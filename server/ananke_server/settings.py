@@ -56,6 +56,11 @@ class Settings(BaseSettings):
     max_pending: int = Field(1024, gt=0)
     """Requests in the engine, running and waiting; one more is answered as overloaded."""
 
+    idle_timeout: float | None = Field(None, gt=0)
+    """Seconds without a request after which the engine lets go of its GPU, to be woken by the next request; by default never."""
+    sleep_level: Literal[0, 1, 2] = 1
+    """How deep it sleeps: 1 keeps the weights in the host's memory, 2 reads them again, 0 ends its processes, as on CPU."""
+
     limits: Limits = Field(default_factory=Limits)
     """How large a constraint may be, and what compiling it may take: ``ANANKE_LIMITS__BYTES``, ``ANANKE_LIMITS__COMPILE_MIB`` and so on."""
     sandbox_workers: int = Field(default_factory=lambda: max(2, min(8, len(os.sched_getaffinity(0)) // 2)), gt=0)

@@ -24,7 +24,9 @@ from ananke_server.constraints import UNCONSTRAINED, CompiledConstraint, Compile
 from ananke_server.engine import engine as engine_module
 from ananke_server.engine.attempts import seed_of
 from ananke_server.engine.engine import GuidedEngine
+from ananke_server.engine.life import EngineLife, Rest
 from ananke_server.engine.request import Delta, GenerateRequest, GenerateResult
+from ananke_server.engine.vllm_engine import VllmEngine
 from ananke_server.handover import Seal
 from ananke_server.masking.tickets import Failure, Outcome, Ticket
 from ananke_server.masking.tokenizer import model_tokenizer
@@ -66,6 +68,11 @@ class Script:
         )
     )
     errored: bool = False
+    is_dead: bool = False
+
+    async def start(self) -> VllmEngine:
+        crew: Any = self
+        return VllmEngine(self, crew, can_sleep=False)
 
     def get_tokenizer(self) -> Any:
         return SimpleNamespace(encode=lambda text, **_: list(range(len(text))))
@@ -115,8 +122,9 @@ def answered(
             patch.object(engine_module, "served_tokenizer", lambda _: model_tokenizer(str(SMALL_MODEL))),
             patch.object(engine_module, "make_compiler", lambda _: in_process),
         ):
-            crew: Any = script
-            engine = GuidedEngine(Settings(model=str(SMALL_MODEL), **settings), SEAL, script, crew, notary or Notary())
+            life = EngineLife(script.start, Rest(None, 0))
+            await life.open()
+            engine = GuidedEngine(Settings(model=str(SMALL_MODEL), **settings), SEAL, life, script, notary or Notary())
         with patch.object(engine_module, "prompt_tokens", lambda _, prompt: list(range(len(prompt)))):
             try:
                 return await engine.generate(request, emitted.append)

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, aclosing, asynccontextmanager
+from contextlib import AsyncExitStack, aclosing
 from typing import Any
 
 from vllm import SamplingParams, TokensPrompt
@@ -25,17 +24,16 @@ from ananke_server.constraints import UNCONSTRAINED, CompiledConstraint, Compile
 from ananke_server.constraints.refusal import error_from
 from ananke_server.constraints.service import make_compiler
 from ananke_server.engine.attempts import Attempt, verification, verified_attempt
-from ananke_server.engine.guides import GuideDesk, Hold
+from ananke_server.engine.life import EngineLife, Rest
 from ananke_server.engine.prompt import prompt_tokens
 from ananke_server.engine.request import Delta, Emit, GenerateRequest, GenerateResult
 from ananke_server.engine.sampling import sampling_params
 from ananke_server.engine.start import device_name, start_engine
 from ananke_server.engine.timeline import Timeline
 from ananke_server.engine.verdict import Judge, report_with
+from ananke_server.engine.vllm_engine import VllmEngine
 from ananke_server.handover import Seal
-from ananke_server.masking.crew import MaskCrew
 from ananke_server.masking.tokenizer import served_tokenizer
-from ananke_server.masking.worker import EXTRA_ARGS_KEY
 from ananke_server.provenance.identity import DigestCache, ModelIdentity
 from ananke_server.provenance.notary import Content, Notary
 from ananke_server.provenance.predicate import EngineFacts, FinishedGeneration, predicate
@@ -48,16 +46,20 @@ JUDGEMENTS = 8
 
 
 class GuidedEngine:
-    """vLLM behind guides. Every method belongs to the event loop that ``start`` ran on."""
+    """vLLM behind guides. Every method belongs to the event loop that ``start`` ran on.
 
-    def __init__(self, settings: Settings, seal: Seal, llm: Any, crew: MaskCrew, notary: Notary) -> None:
+    Args:
+        life: has been opened.
+        llm: the first that lives in it: each one after it is configured as it is.
+    """
+
+    def __init__(self, settings: Settings, seal: Seal, life: EngineLife, llm: Any, notary: Notary) -> None:
         config = llm.vllm_config
         self.settings = settings
         self.pending = 0
         """Requests taken and not yet answered."""
         self._seal = seal
-        self._llm = llm
-        self._crew = crew
+        self.life = life
         self._tokenizer = llm.get_tokenizer()
         self._compiler = make_compiler(settings)
         self._compilations = ThreadPoolExecutor(COMPILATIONS, thread_name_prefix="ananke-compile")
@@ -68,7 +70,6 @@ class GuidedEngine:
         cache = DigestCache(settings.digest_cache)
         identity = ModelIdentity.of(settings.model, settings.revision, tokenizer=config.model_config.tokenizer, cache=cache)
         self._facts = EngineFacts.of(identity, config, device_name())
-        self._desk = GuideDesk(crew)
 
     @classmethod
     async def start(cls, settings: Settings, seal: Seal) -> GuidedEngine:
@@ -78,32 +79,26 @@ class GuidedEngine:
             SigningKeyError: the signing key cannot be used.
             LogError: the provenance log cannot be opened.
         """
-        with ExitStack() as opened:
+        async with AsyncExitStack() as opened:
             notary = Notary.of(settings)
             opened.callback(notary.close)
             os.environ.pop(KEY_VARIABLE, None)  # which vLLM's processes would inherit
-            llm, crew = start_engine(settings)
-            opened.callback(crew.close)
-            opened.callback(llm.shutdown)
-            await crew.wait_until_up()
-            engine = cls(settings, seal, llm, crew, notary)
+            life = EngineLife(lambda: start_engine(settings), Rest(settings.idle_timeout, settings.sleep_level))
+            first = await life.open()
+            opened.push_async_callback(life.close)
+            engine = cls(settings, seal, life, first.llm, notary)
             opened.pop_all()
         return engine
 
     @property
-    def llm(self) -> Any:
-        """vLLM itself, for what needs neither guide nor verdict."""
-        return self._llm
-
-    @property
     def running(self) -> int:
         """Requests taken and not yet answered, or known to vLLM; may be read from any thread."""
-        return max(self.pending, int(self._llm.get_num_unfinished_requests()))
+        engine = self.life.current
+        return max(self.pending, 0 if engine is None else engine.unfinished)
 
-    def shutdown(self) -> None:
+    async def shutdown(self) -> None:
         """Stop vLLM's processes, and let go of the sandbox."""
-        self._llm.shutdown()
-        self._crew.close()
+        await self.life.close()
         for threads in (self._compilations, self._judgements):
             threads.shutdown(wait=False, cancel_futures=True)
         self._compiler.close()
@@ -128,13 +123,11 @@ class GuidedEngine:
         except TimeoutError:
             raise DeadlineExceededError(f"no end within {timeout:g} s; {timeline.tokens} tokens were generated") from None
         except (EngineDeadError, EngineGenerateError, VLLMClientError) as fault:
-            raise self._translate(fault) from fault
+            raise _translated(fault) from fault
         finally:
             self.pending -= 1
 
     async def _generate(self, request: GenerateRequest, emit: Emit, timeline: Timeline) -> GenerateResult:
-        if self._llm.errored:
-            raise EngineUnavailableError("the engine has died")
         compiled = await self._constraint(request)
         constrained = compiled.grammar is not None
         prompt = await asyncio.to_thread(prompt_tokens, self._tokenizer, request.prompt)
@@ -149,9 +142,9 @@ class GuidedEngine:
 
         async def sample(tried: SamplingParams, number: int, pass_on: Emit) -> Attempt:
             request_id = request.request_id if number == 1 else f"{request.request_id}-{number}"
-            async with self._guide(compiled, tried) as hold:
+            async with self.life.engine() as engine, engine.guide(compiled.grammar, tried) as hold:
                 timeline.admit()
-                last = await self._stream(request_id, prompt, tried, pass_on, timeline)
+                last = await _stream(engine, request_id, prompt, tried, pass_on, timeline)
                 timeline.finish()
                 outcome = None if hold is None else await hold.finish()
             finished = (request.constraint, compiled, timeline.text, timeline.token_ids, last)
@@ -194,34 +187,29 @@ class GuidedEngine:
             raise error_from(compiled.report.errors)
         return compiled
 
-    @asynccontextmanager
-    async def _guide(self, compiled: CompiledConstraint, params: SamplingParams) -> AsyncIterator[Hold | None]:
-        if compiled.grammar is None:
-            yield None
-            return
-        async with self._desk.guide(compiled.grammar) as hold:
-            params.extra_args = {EXTRA_ARGS_KEY: list(hold.ticket)}
-            yield hold
 
-    async def _stream(self, request_id: str, prompt: list[int], params: SamplingParams, emit: Emit, timeline: Timeline) -> CompletionOutput:
-        """Generate to the end; returns vLLM's last output."""
-        output = None
-        # Closed at once whatever happens, so that vLLM has the request's end before the workers let go of its guide.
-        async with aclosing(self._llm.generate(TokensPrompt(prompt_token_ids=prompt), params, request_id)) as responses:
-            async for response in responses:
-                output = response.outputs[0]
-                delta = Delta(output.text, len(output.token_ids), _logprobs(output.logprobs))
-                timeline.add(delta, output.token_ids)
-                emit(delta)
-        assert output is not None
-        return output
+async def _stream(
+    engine: VllmEngine, request_id: str, prompt: list[int], params: SamplingParams, emit: Emit, timeline: Timeline
+) -> CompletionOutput:
+    """Generate to the end; returns vLLM's last output."""
+    output = None
+    # Closed at once whatever happens, so that vLLM has the request's end before the workers let go of its guide.
+    async with aclosing(engine.llm.generate(TokensPrompt(prompt_token_ids=prompt), params, request_id)) as responses:
+        async for response in responses:
+            output = response.outputs[0]
+            delta = Delta(output.text, len(output.token_ids), _logprobs(output.logprobs))
+            timeline.add(delta, output.token_ids)
+            emit(delta)
+    assert output is not None
+    return output
 
-    def _translate(self, fault: Exception) -> AnankeError:
-        if isinstance(fault, VLLMValidationError):
-            return InvalidRequestError(str(fault))
-        if self._llm.errored:
-            return EngineUnavailableError("the engine has died")
-        return EngineUnavailableError(f"the engine did not take the request: {fault}")
+
+def _translated(fault: Exception) -> AnankeError:
+    if isinstance(fault, VLLMValidationError):
+        return InvalidRequestError(str(fault))
+    if isinstance(fault, EngineDeadError):
+        return EngineUnavailableError("the engine has died; it is started again")
+    return EngineUnavailableError(f"the engine did not take the request: {fault}")
 
 
 def _echoed_prompt(request: GenerateRequest, constrained: bool) -> str:

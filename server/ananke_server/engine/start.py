@@ -2,46 +2,70 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
-from typing import Any
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any
 
+from ananke_server.engine.vllm_engine import VllmEngine
 from ananke_server.masking.board import ADDRESS_VARIABLE
 from ananke_server.masking.crew import MaskCrew
-from ananke_server.masking.tokenizer import served_source, served_tokenizer
+from ananke_server.masking.tokenizer import TokenizerSource, served_source, served_tokenizer
 from ananke_server.settings import Settings
+
+if TYPE_CHECKING:
+    from llguidance import LLTokenizer
 
 logger = logging.getLogger(__name__)
 
 _PROCESSORS = {"v1": "ananke_server.masking.vllm_v1:LlguidanceV1", "v2": "ananke_server.masking.vllm_v2:LlguidanceV2"}
 
 
-def start_engine(settings: Settings) -> tuple[Any, MaskCrew]:
-    """A running ``AsyncLLM``, and the mask processes that it masks with, which have to be closed after it.
-
-    Call it on the event loop that will use them; takes tens of seconds.
+async def start_engine(settings: Settings) -> VllmEngine:
+    """An engine that can generate. Takes tens of seconds, in which the event loop goes on.
 
     Raises:
         ValueError: the settings ask for what masks are not made for.
+        CrewDeadError: the mask processes ended at once.
     """
     runner = _prepare_environment(settings)
-    from vllm import AsyncEngineArgs
-    from vllm.v1.engine.async_llm import AsyncLLM
-
-    config = AsyncEngineArgs(**engine_arguments(settings, runner)).create_engine_config()
-    _refuse_more_batches(config.parallel_config)
+    config, source, tokenizer = await asyncio.to_thread(_configured, settings, runner)
     crew = MaskCrew.start(
-        served_source(config.model_config),
-        served_tokenizer(config.model_config),
+        source,
+        tokenizer,
         rows=config.scheduler_config.max_num_seqs,
         processes=settings.mask_processes,
         lexer_states=settings.limits.lexer_states,
     )
-    try:
+    with ExitStack() as opened:
+        opened.callback(crew.close)
         os.environ[ADDRESS_VARIABLE] = crew.address
-        return AsyncLLM.from_vllm_config(config, disable_log_stats=True), crew
-    except BaseException:
-        crew.close()
+        llm = await _vllm(config)
+        opened.callback(llm.shutdown)
+        await crew.wait_until_up()
+        opened.pop_all()
+    return VllmEngine(llm, crew, can_sleep=bool(config.model_config.enable_sleep_mode))
+
+
+def _configured(settings: Settings, runner: str) -> tuple[Any, TokenizerSource, LLTokenizer]:
+    """vLLM's configuration, and the tokenizer of its model, as it is for the mask processes and loaded."""
+    from vllm import AsyncEngineArgs
+
+    config = AsyncEngineArgs(**engine_arguments(settings, runner)).create_engine_config()
+    _refuse_more_batches(config.parallel_config)
+    return config, served_source(config.model_config), served_tokenizer(config.model_config)
+
+
+async def _vllm(config: Any) -> Any:
+    """An ``AsyncLLM``, which is made in a thread, as that takes long, and ended again if nobody waits for it any more."""
+    from vllm.v1.engine.async_llm import AsyncLLM
+
+    made = asyncio.get_running_loop().run_in_executor(None, lambda: AsyncLLM.from_vllm_config(config, disable_log_stats=True))
+    try:
+        return await asyncio.shield(made)
+    except asyncio.CancelledError:
+        made.add_done_callback(lambda done: done.exception() or done.result().shutdown())
         raise
 
 
@@ -61,6 +85,7 @@ def engine_arguments(settings: Settings, runner: str) -> dict[str, Any]:
         "logits_processors": [_PROCESSORS[runner]],
         "worker_extension_cls": "ananke_server.masking.worker.WorkerExtension",
         "trust_remote_code": False,
+        "enable_sleep_mode": settings.idle_timeout is not None and settings.sleep_level > 0 and has_sleep(),
     } | settings.engine_args
 
 
@@ -81,6 +106,13 @@ def on_cpu() -> bool:
     from vllm.platforms import current_platform
 
     return bool(current_platform.is_cpu())
+
+
+def has_sleep() -> bool:
+    """Whether vLLM can let go of the device's memory and stay."""
+    from vllm.platforms import current_platform
+
+    return bool(current_platform.is_sleep_mode_available())
 
 
 def device_name() -> str:

@@ -64,7 +64,7 @@ class TritonPythonModel:
     def finalize(self) -> None:
         """Stop the engine, once the requests under way have been answered or ``DRAIN_SECONDS`` are over."""
         self._on_loop(self._drain())
-        self._loop.call_soon_threadsafe(self._engine.shutdown)
+        self._on_loop(self._engine.shutdown())
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._cancellation.close()
         self._pipe.close()
