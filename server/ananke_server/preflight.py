@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from typing import Any
@@ -55,9 +56,10 @@ def model_folder(settings: Settings) -> Path:
             raise LaunchError(f"the model folder {model} has no {CONFIG}: name one in Hugging Face's layout with ANANKE_MODEL")
         return Path(model)
     from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError, RevisionNotFoundError
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError, RepositoryNotFoundError, RevisionNotFoundError
 
     other = "name another with ANANKE_MODEL (MODEL=... of make)"
+    logging.getLogger("huggingface_hub").setLevel(logging.CRITICAL)  # it tells of every try
     try:
         return Path(hf_hub_download(model, CONFIG, revision=settings.revision, etag_timeout=_HUB_SECONDS)).parent
     except HFValidationError:
@@ -66,6 +68,8 @@ def model_folder(settings: Settings) -> Path:
         raise LaunchError(f"the model {model} has no revision {settings.revision} on the hub: name another with ANANKE_REVISION") from None
     except RepositoryNotFoundError:
         raise LaunchError(f"there is no model {model} on the hub, or it needs HF_TOKEN: {other}") from None
+    except LocalEntryNotFoundError:
+        raise LaunchError(f"the model {model} is no folder, not in the hub's cache, and the hub cannot be reached: {other}") from None
     except Exception as fault:  # of which the hub's client and its transports have many
         said = " ".join(str(fault).split())[:200] or type(fault).__name__
         raise LaunchError(f"the model {model} is no folder, and the hub does not give it ({said}): {other}") from None
@@ -113,11 +117,11 @@ def require_memory(settings: Settings, need: Need) -> None:
     for index, gpu in enumerate(gpus):
         share = settings.gpu_memory_utilization
         budget = gpu.total * share
-        which = f"GPU {index}: {share:g} of its {gpu.total / GIB:.1f} GiB"
+        asked = f"too little memory on GPU {index}: {budget / GIB:.1f} GiB ({share:g} of all) are"
         if budget > gpu.free:
             fitting = int(gpu.free / gpu.total * 100) / 100
             cure = f"end what uses it, or set ANANKE_GPU_MEMORY_UTILIZATION={fitting:g}"
-            raise LaunchError(f"too little memory on {which} are asked for and {gpu.free / GIB:.1f} are free; {cure}")
+            raise LaunchError(f"{asked} asked for and {gpu.free / GIB:.1f} are free; {cure}")
         if need.total > budget:
             cure = "set a smaller ANANKE_MAX_MODEL_LEN or model, or a larger ANANKE_TENSOR_PARALLEL_SIZE or ANANKE_GPU_MEMORY_UTILIZATION"
-            raise LaunchError(f"too little memory on {which} are less than the {need} that are needed; {cure}")
+            raise LaunchError(f"{asked} less than the {need} that are needed; {cure}")

@@ -67,7 +67,7 @@ class ModelSection(Section):
     @field_validator("model")
     @classmethod
     def _from_the_project(cls, model: str) -> str:
-        return model if Path(model).is_dir() or not (PROJECT / model).is_dir() else str(PROJECT / model)
+        return next((str(folder) for folder in (Path(model).absolute(), PROJECT / model) if folder.is_dir()), model)
 
     @field_validator("enable_lora")
     @classmethod
