@@ -33,8 +33,7 @@ class Need:
     @classmethod
     def of(cls, settings: Settings, folder: Path, config: dict[str, Any], *, on_cpu: bool) -> Need:
         """What a model needs: on CPU the whole KV cache that the settings ask for, on a GPU that of one request of full length."""
-        dtype = ("float32" if on_cpu else config.get("dtype", config.get("torch_dtype"))) if settings.dtype == "auto" else settings.dtype
-        size = _BYTES.get(str(dtype), 2)
+        size = _BYTES.get(settings.dtype, 4 if on_cpu else 2)  # left to itself vLLM takes 16 bits on a GPU, of float32 weights too
         weights = weight_bytes(folder, size)
         if on_cpu:
             kv_cache = int(os.environ.get("VLLM_CPU_KVCACHE_SPACE") or settings.cpu_kv_cache_gib) * GIB

@@ -27,7 +27,7 @@ def require_startable(settings: Settings) -> None:
     require_context(settings, config)
     try:
         need = Need.of(settings, folder, config, on_cpu=on_cpu())
-    except (OSError, ValueError) as fault:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as fault:
         raise LaunchError(f"the model's weights cannot be read ({fault}): copy the model again") from None
     require_memory(settings, need)
     try:
@@ -87,7 +87,7 @@ def read_config(folder: Path) -> dict[str, Any]:
         raise LaunchError(f"{folder / CONFIG} cannot be read ({fault}): copy the model again") from None
     if not isinstance(config, dict):
         raise LaunchError(f"{folder / CONFIG} is no JSON object: copy the model again")
-    return {**config, **config.get("text_config", {})}
+    return {**config, **(config.get("text_config") or {})}
 
 
 def require_context(settings: Settings, config: dict[str, Any]) -> None:
@@ -122,6 +122,7 @@ def require_memory(settings: Settings, need: Need) -> None:
             fitting = int(gpu.free / gpu.total * 100) / 100
             cure = f"end what uses it, or set ANANKE_GPU_MEMORY_UTILIZATION={fitting:g}"
             raise LaunchError(f"{asked} asked for and {gpu.free / GIB:.1f} are free; {cure}")
-        if need.total > budget:
+        # vLLM's further arguments can quantise or offload what is counted here.
+        if need.total > budget and not settings.engine_args:
             cure = "set a smaller ANANKE_MAX_MODEL_LEN or model, or a larger ANANKE_TENSOR_PARALLEL_SIZE or ANANKE_GPU_MEMORY_UTILIZATION"
             raise LaunchError(f"{asked} less than the {need} that are needed; {cure}")

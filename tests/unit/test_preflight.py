@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -119,13 +120,14 @@ class TestMemory:
             ("40960, 40500", {"max_model_len": 8192}, None),
             ("40960, 30000", {}, r"GPU 0: 36.0 GiB \(0.9 of all\) are asked for and 29.3 are free; .*UTILIZATION=0.73"),
             ("16384, 16200", {"max_model_len": 8192}, r"14.4 GiB .* are less than the 14.6 GiB \(14.2 of weights, 0.4 of KV cache\)"),
+            ("16384, 16200", {"max_model_len": 8192, "engine_args": {"quantization": "fp8"}}, None),
             (r"16384, 16200\n16384, 16200", {"max_model_len": 8192, "tensor_parallel_size": 2}, None),
             ("40960, 40500", {"tensor_parallel_size": 2}, "there are 1 GPUs: set ANANKE_TENSOR_PARALLEL_SIZE=1"),
             (r"40960, 40500\n40960, 10", {"tensor_parallel_size": 2}, "GPU 1: "),
         ],
     )
     def test_on_a_gpu_the_share_must_be_free_and_hold_the_model(
-        self, gpus: str, settings: dict[str, int], line: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+        self, gpus: str, settings: dict[str, Any], line: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         program = tmp_path / "nvidia-smi"
         program.write_text(f"#!/bin/sh\nprintf '{gpus}\\n'\n")
@@ -134,8 +136,8 @@ class TestMemory:
         monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
         header = json.dumps({"w": {"dtype": "BF16", "shape": [7_615_616_512], "data_offsets": [0, 0]}}).encode()
         (tmp_path / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + b"\0")
-        made = Settings(model="m", **settings)  # type: ignore[arg-type]
-        need = Need.of(made, tmp_path, {**QWEN_7B, "torch_dtype": "bfloat16", "max_position_embeddings": 32768}, on_cpu=False)
+        made = Settings(model="m", **settings)
+        need = Need.of(made, tmp_path, {**QWEN_7B, "max_position_embeddings": 32768}, on_cpu=False)
         if line is None:
             require_memory(made, need)
         else:
