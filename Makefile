@@ -9,7 +9,7 @@ export ANANKE_MODEL := $(MODEL)
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test serve examples stop status health key lint lock clean
+.PHONY: help setup run test serve examples stop status health config key lint lock clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
@@ -39,6 +39,9 @@ status: ## say what is served, and where
 
 health: ## ask the server that runs whether it is well
 	@.venv/bin/ananke health --http
+
+config: setup ## print the effective configuration and where each value came from
+	@$(PYTHON_IN_VENV) scripts/config.py
 
 key: setup ## make a key pair that signs provenance (KEY=FILE puts it elsewhere)
 	@$(PYTHON_IN_VENV) scripts/make_key.py $(KEY)

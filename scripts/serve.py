@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import FrameType
 
-from ananke_server.launch import DEFAULT_MODEL, PROJECT, LaunchError, Session, TritonServer, is_ready, resolve_model
+from ananke_server.launch import PROJECT, LaunchError, Session, TritonServer, is_ready
 
 RUN = PROJECT / ".ananke" / "run"
 RECORD = RUN / "server.json"
@@ -35,12 +35,11 @@ def main() -> int:
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("action", choices=["start", "stop", "status", "foreground"])
-    parser.add_argument("--model", default=os.environ.get("ANANKE_MODEL") or str(DEFAULT_MODEL), help="a folder or a hub's name")
+    parser.add_argument("--model", help="a folder or a hub's name")
     parser.add_argument("--model-repository", type=Path, action="append", metavar="FOLDER", help="may be given several times")
-    for name, port in ("http", 8000), ("grpc", 8001), ("metrics", 8002):
-        default = int(os.environ.get(f"ANANKE_{name.upper()}_PORT") or port)
-        parser.add_argument(f"--{name}-port", type=int, default=default)
-    parser.add_argument("--timeout", type=float, default=900.0, help="seconds until it must be ready")
+    for name in "http", "grpc", "metrics":
+        parser.add_argument(f"--{name}-port", type=int)
+    parser.add_argument("--timeout", dest="start_timeout", type=float, help="seconds until it must be ready")
     parser.add_argument("triton", nargs="*", metavar="-- ARGUMENT", help="handed to tritonserver as they are")
     return parser.parse_args()
 
@@ -54,7 +53,7 @@ def start(arguments: argparse.Namespace) -> int:
         Record.of(server).write()
         print(f"starting: log in {LOG}", flush=True)
         try:
-            server.wait_until_ready(arguments.timeout, show_progress)
+            server.wait_until_ready(server.settings.start_timeout, show_progress)
         except BaseException:
             server.stop(grace=5)
             Record.forget()
@@ -106,7 +105,7 @@ def foreground(arguments: argparse.Namespace) -> int:
         server.start()
         Record.of(server).write()
     try:
-        server.wait_until_ready(arguments.timeout)
+        server.wait_until_ready(server.settings.start_timeout)
         print_addresses("serving", Record.of(server))
         while server.running:
             time.sleep(0.5)
@@ -117,24 +116,28 @@ def foreground(arguments: argparse.Namespace) -> int:
 
 
 def make_server(arguments: argparse.Namespace, log: Path | None) -> TritonServer:
-    if resolve_model(arguments.model) == str(DEFAULT_MODEL) and not DEFAULT_MODEL.is_dir():
-        raise LaunchError(f"there is no model in {DEFAULT_MODEL}: run `make setup`, or name one with MODEL=...")
-    from ananke_server.provenance.signing import load_signer  # here, as their imports take longer than stopping or status
-    from ananke_server.settings import Settings
+    from ananke_server.preflight import require_startable  # here, as their imports take longer than stopping or status
+    from ananke_server.settings import ConfigError, load_settings
 
+    given = {name: getattr(arguments, name) for name in ("model", "http_port", "grpc_port", "metrics_port", "start_timeout")}
+    environment = {f"ANANKE_{name.upper()}": str(value) for name, value in given.items() if value is not None}
     try:
-        load_signer(Settings(model=arguments.model))  # type: ignore[call-arg]
-    except ValueError as fault:  # what the server would say too, but after seconds and within its log
+        settings = load_settings(dict(os.environ) | environment)
+    except ConfigError as fault:
         raise LaunchError(str(fault)) from None
-    return TritonServer(
+    server = TritonServer(
         model_repositories=arguments.model_repository or [PROJECT / "model_repository"],
-        http_port=arguments.http_port,
-        grpc_port=arguments.grpc_port,
-        metrics_port=arguments.metrics_port,
-        model=arguments.model,
+        http_port=settings.http_port,
+        grpc_port=settings.grpc_port,
+        metrics_port=settings.metrics_port,
+        environment=environment,
         log_file=log,
         extra_arguments=arguments.triton,
+        host=settings.host,
     )
+    server.require_free_ports()
+    require_startable(settings)
+    return server
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,6 @@ from corpus import distinct
 
 from ananke_client import AnankeInferenceClient
 from ananke_server.launch import TritonServer
-from ananke_server.repository import RESPONSE_CACHE_VARIABLE
 
 DISTINCT: Final = 200
 WARM_ROUNDS: Final = 40
@@ -48,7 +47,7 @@ def main() -> int:
         data = Path(folder) / "constraints.json"
         data.write_text(json.dumps({"data": [{"constraint": [distinct(number)]} for number in range(DISTINCT)]}))
         for cache, mib in CACHES_MIB.items():
-            with serving(["validate"], f"validate-perf-{cache}", environment={RESPONSE_CACHE_VARIABLE: str(mib)}) as server:
+            with serving(["validate"], f"validate-perf-{cache}", environment={"ANANKE_RESPONSE_CACHE_MIB": str(mib)}) as server:
                 _warm(server)
                 rows += [
                     {"response_cache": cache, "concurrency": concurrency}

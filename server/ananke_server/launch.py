@@ -19,10 +19,15 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ananke_server.ownership import stat_fields
-from ananke_server.repository import response_cache_mib, served_repository, validate_instances
+from ananke_server.repository import served_repository
+
+if TYPE_CHECKING:
+    from ananke_server.settings import Settings
 
 PROJECT = Path(__file__).resolve().parents[2]
 DEFAULT_MODEL = PROJECT / ".ananke" / "models" / "SmolLM2-135M-Instruct"
@@ -41,9 +46,9 @@ class LaunchError(RuntimeError):
 class TritonServer:
     """One server, in a session of its own, so that everything it starts can be found again and ended.
 
-    The model repositories decide what is served; `model` is handed to them as ANANKE_MODEL: a local folder or a hub's
-    name; otherwise $ANANKE_MODEL, otherwise the small model that `make setup` makes. `environment` is laid over the caller's.
-    Without a log file the server writes to the caller's output.
+    The model repositories decide what is served; `model`, a local folder or a hub's name, is handed to them as ANANKE_MODEL,
+    otherwise that of the settings. `environment` is laid over the caller's. Without a log file the server writes to the
+    caller's output.
     """
 
     model_repositories: Sequence[Path]
@@ -54,7 +59,7 @@ class TritonServer:
     environment: Mapping[str, str] = field(default_factory=dict)
     log_file: Path | None = PROJECT / ".ananke" / "run" / "triton.log"
     extra_arguments: Sequence[str] = ()
-    host: str = field(default_factory=lambda: os.environ.get("ANANKE_HOST") or "127.0.0.1")
+    host: str = "127.0.0.1"
     shm_prefix: str = field(default_factory=lambda: f"ananke{secrets.token_hex(4)}_", init=False)
     _process: subprocess.Popen[bytes] | None = field(default=None, init=False, repr=False)
     _session: "Session | None" = field(default=None, init=False, repr=False)
@@ -72,8 +77,7 @@ class TritonServer:
             raise LaunchError("this server was started before: stop it first")
         triton = find_triton()
         arguments, environment = self.arguments(triton), self.full_environment(triton)
-        for port in (self.http_port, self.grpc_port, self.metrics_port):
-            require_free(self.host, port)
+        self.require_free_ports()
         with ExitStack() as opened:
             output = None
             if self.log_file is not None:
@@ -83,6 +87,11 @@ class TritonServer:
                 arguments, env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
             )
         self._session = Session.of(self._process.pid, self.shm_prefix)
+
+    def require_free_ports(self) -> None:
+        """Raises LaunchError where something listens already on one of the server's ports."""
+        for port in (self.http_port, self.grpc_port, self.metrics_port):
+            require_free(self.host, port)
 
     def wait_until_ready(self, timeout: float = 600.0, progress: Callable[[float], None] | None = None) -> None:
         """Return once every model is ready. Calls `progress` with the seconds waited, each second.
@@ -136,10 +145,11 @@ class TritonServer:
         self._process = self._session = None
 
     def arguments(self, triton: "Triton") -> list[str]:
-        repositories, cache_mib = self.repositories()
+        cache_mib = self.settings.response_cache_mib
         return [
             str(triton.binary),
-            *(f"--model-repository={path}" for path in repositories),
+            f"--id={self.settings.name}",
+            *(f"--model-repository={path}" for path in self.repositories()),
             f"--backend-directory={triton.backends}",
             *([f"--cache-directory={triton.caches}"] if triton.caches.is_dir() else []),
             *([f"--cache-config=local,size={cache_mib << 20}"] if cache_mib else []),
@@ -158,19 +168,26 @@ class TritonServer:
             *self.extra_arguments,
         ]
 
-    def repositories(self) -> tuple[list[Path], int]:
-        """The repositories to serve, configured for this machine, and the response cache's MiB."""
-        environment = dict(os.environ) | dict(self.environment)
+    @cached_property
+    def settings(self) -> "Settings":
+        """The settings that the server's models will read. Raises LaunchError where one is wrong."""
+        from ananke_server.settings import ConfigError, load_settings  # here, as it takes longer than all a stop or a status needs
+
+        model = {} if self.model is None else {"ANANKE_MODEL": resolve_model(self.model)}
         try:
-            instances, cache_mib = validate_instances(environment), response_cache_mib(environment)
-        except ValueError as fault:
+            return load_settings(dict(os.environ) | model | dict(self.environment))
+        except ConfigError as fault:
             raise LaunchError(str(fault)) from None
+
+    def repositories(self) -> list[Path]:
+        """The repositories to serve, configured as the settings say."""
         served = []
         for path in (path.resolve() for path in self.model_repositories):
             if not path.is_dir():
                 raise LaunchError(f"the model repository {path} is not a folder")
-            served.append(served_repository(path, CONFIGURED, instances=instances, cached=cache_mib > 0))
-        return served, cache_mib
+            cached = self.settings.response_cache_mib > 0
+            served.append(served_repository(path, CONFIGURED, instances=self.settings.validate_instances, cached=cached))
+        return served
 
     def full_environment(self, triton: "Triton") -> dict[str, str]:
         inherited = dict(os.environ)
@@ -182,12 +199,13 @@ class TritonServer:
             "VLLM_NO_USAGE_STATS": "1",
             "DO_NOT_TRACK": "1",
         }
-        model = resolve_model(self.model)
-        if model is not None:
-            environment["ANANKE_MODEL"] = model
-            if Path(model).is_dir():
-                environment["HF_HUB_OFFLINE"] = "1"
-        return environment | dict(self.environment)
+        model = resolve_model(self.settings.model)
+        if Path(model).is_dir():
+            environment["HF_HUB_OFFLINE"] = "1"
+        environment |= self.environment
+        if config := environment.get("ANANKE_CONFIG"):
+            environment["ANANKE_CONFIG"] = str(Path(config).expanduser().resolve())
+        return environment | {"ANANKE_MODEL": model}
 
     def _end(self) -> str:
         code = self._process.returncode if self._process is not None else None
@@ -202,17 +220,19 @@ class TritonServer:
         return "\n".join([f"{message}; the end of {self.log_file}, without tables and notices:", *lines[-LOG_LINES_SHOWN:]])
 
 
-def resolve_model(model: str | Path | None) -> str | None:
-    """The model as the server is told it: a folder's absolute path, or a hub's name as it stands; None if there is none to give."""
-    if model is None:
-        model = os.environ.get("ANANKE_MODEL") or None
-    if model is None:
-        return str(DEFAULT_MODEL) if DEFAULT_MODEL.is_dir() else None
+def resolve_model(model: str | Path) -> str:
+    """The model as the server is told it: a folder's absolute path, or a hub's name as it stands.
+
+    Raises:
+        LaunchError: it is a path that leads to no folder.
+    """
     folder = Path(model).expanduser()
     if folder.is_dir():
         return str(folder.resolve())
+    if folder == DEFAULT_MODEL:
+        raise LaunchError(f"there is no model in {DEFAULT_MODEL}: run `make setup`, or name one with ANANKE_MODEL (MODEL=... of make)")
     if isinstance(model, Path) or model.startswith(("/", "./", "../", "~")):
-        raise LaunchError(f"the model folder {model} does not exist")
+        raise LaunchError(f"the model folder {model} does not exist: name another with ANANKE_MODEL (MODEL=... of make)")
     return model
 
 
@@ -378,7 +398,8 @@ def require_free(host: str, port: int) -> None:
         try:
             probe.bind((host, port))
         except OSError as error:
-            raise LaunchError(f"cannot listen on {host}:{port}: {error.strerror}") from None
+            cure = "stop what listens there (`make stop`), or set another of http_port, grpc_port and metrics_port"
+            raise LaunchError(f"cannot listen on {host}:{port}: {error.strerror}; {cure}") from None
 
 
 def free_ports(count: int, host: str = "127.0.0.1") -> list[int]:

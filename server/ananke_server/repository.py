@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 import shutil
 import tempfile
@@ -11,29 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 MODEL, TWIN, ENSEMBLE = "validate", "compile", "generate"
-INSTANCES_VARIABLE = "ANANKE_VALIDATE_INSTANCES"
-RESPONSE_CACHE_VARIABLE = "ANANKE_RESPONSE_CACHE_MIB"
 _COUNT = re.compile(r"(instance_group \[ \{ count: )\d+( )")
 _COMPILED = re.compile(r",\s*\{ name: \"compiled\"[^}]*\}")
-_MOST_BY_DEFAULT = 8
-
-
-def validate_instances(environment: Mapping[str, str]) -> int:
-    """How many processes the validate model has: half as many as there are cores, unless the environment says another number.
-
-    Raises:
-        ValueError: what it says is no positive number.
-    """
-    return _number(environment, INSTANCES_VARIABLE, 1) or max(1, min(_MOST_BY_DEFAULT, len(os.sched_getaffinity(0)) // 2))
-
-
-def response_cache_mib(environment: Mapping[str, str]) -> int:
-    """The size of Triton's response cache; 0, the default, is none.
-
-    Raises:
-        ValueError: the environment says something else than a number.
-    """
-    return _number(environment, RESPONSE_CACHE_VARIABLE, 0) or 0
 
 
 def served_repository(repository: Path, folder: Path, *, instances: int, cached: bool) -> Path:
@@ -81,12 +59,3 @@ def _linked(repository: Path, folder: Path, configured: Mapping[str, tuple[str, 
         # Another launch has made it meanwhile.
         shutil.rmtree(draft)
     return made
-
-
-def _number(environment: Mapping[str, str], name: str, least: int) -> int | None:
-    text = environment.get(name)
-    if not text:
-        return None
-    if not text.isdecimal() or int(text) < least:
-        raise ValueError(f"{name}={text} is not a number of at least {least}")
-    return int(text)

@@ -87,7 +87,7 @@ def cached(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TritonServer]:
     (repository / "generate" / "1").mkdir(parents=True)
     (repository / "generate" / "config.pbtxt").write_text(ENSEMBLE)
     http, grpc, metrics = free_ports(3)
-    environment = {"ANANKE_RESPONSE_CACHE_MIB": "16", "ANANKE_VALIDATE_INSTANCES": "1"}
+    environment = {"ANANKE_RESPONSE_CACHE_MIB": "16", "ANANKE_VALIDATE_INSTANCES": "1", "ANANKE_KINDS__GRAMMAR": "false"}
     log = PROJECT / ".ananke" / "run" / "test-cached.log"
     with TritonServer([repository], http, grpc, metrics, DEFAULT_MODEL, environment, log) as server:
         server.wait_until_ready(120)
@@ -108,6 +108,12 @@ class TestResponseCache:
         reports = [infer(cached, "validate", "{") for _ in range(3)]
         assert reports[0] == reports[1] == reports[2]
         assert not json.loads(reports[0][0])["accepted"]
+
+    def test_a_kind_that_is_switched_off_is_refused(self, cached: TritonServer) -> None:
+        [report] = infer(cached, "validate", '{"grammar": "start: /a/"}')
+        [error] = json.loads(report)["errors"]
+        assert (error["code"], error["pointer"]) == ("unsupported_constraint", "/grammar")
+        assert "the operator of this server has switched constraints of the kind grammar off" in error["message"]
 
 
 ENSEMBLE = """

@@ -151,8 +151,7 @@ class TestSession:
 
 
 class TestArguments:
-    def test_every_repository_the_ports_and_an_address_of_this_machine(self, tmp_path, monkeypatch):
-        monkeypatch.delenv("ANANKE_HOST", raising=False)
+    def test_every_repository_the_ports_and_an_address_of_this_machine(self, tmp_path):
         server = TritonServer([tmp_path, tmp_path], 1, 2, 3, extra_arguments=["--log-info=0"])
         arguments = server.arguments(installation(tmp_path / "triton"))
         assert arguments.count(f"--model-repository={tmp_path}") == 2
@@ -162,9 +161,8 @@ class TestArguments:
     def test_two_servers_share_no_region_name(self):
         assert TritonServer([]).shm_prefix != TritonServer([]).shm_prefix
 
-    def test_the_host_can_be_given(self, monkeypatch):
-        monkeypatch.setenv("ANANKE_HOST", "0.0.0.0")
-        assert TritonServer([]).http_url == "127.0.0.1:8000"
+    def test_a_host_that_is_all_of_the_machine_is_reached_on_loopback(self):
+        assert TritonServer([], host="0.0.0.0").http_url == "127.0.0.1:8000"
 
     def test_a_missing_repository_is_named(self, tmp_path):
         with pytest.raises(LaunchError, match="nowhere is not a folder"):

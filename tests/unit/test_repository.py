@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from ananke_server.launch import PROJECT, LaunchError, TritonServer
-from ananke_server.repository import response_cache_mib, served_repository, validate_instances
+from ananke_server.repository import served_repository
 
 TREE = PROJECT / "model_repository"
 
@@ -51,11 +51,15 @@ def test_it_is_made_once(tmp_path: Path) -> None:
     assert len(list(tmp_path.iterdir())) == 2
 
 
-def test_the_environment_decides(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert validate_instances({"ANANKE_VALIDATE_INSTANCES": "12"}) == 12
-    assert 1 <= validate_instances({}) <= 8
-    assert response_cache_mib({"ANANKE_RESPONSE_CACHE_MIB": "64"}) == 64
-    assert response_cache_mib({"ANANKE_RESPONSE_CACHE_MIB": ""}) == 0
+def test_the_settings_decide(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text("performance: {validate_instances: 12}\n")
+    for environment, count in (({}, 12), ({"ANANKE_VALIDATE_INSTANCES": "3"}, 3)):
+        server = TritonServer([TREE], environment={"ANANKE_CONFIG": str(tmp_path / "config.yaml"), **environment})
+        [served] = server.repositories()
+        assert f"count: {count} " in (served / "validate" / "config.pbtxt").read_text()
+        assert "response_cache" not in (served / "validate" / "config.pbtxt").read_text()
+    [cached] = TritonServer([TREE], environment={"ANANKE_RESPONSE_CACHE_MIB": "64"}).repositories()
+    assert "response_cache" in (cached / "validate" / "config.pbtxt").read_text()
 
 
 @pytest.mark.parametrize("value", ["0", "-1", "many", "1.5"])

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from pydantic import ValidationError
 
 from ananke_server.constraints.limits import Limits
-from ananke_server.settings import load_settings
+from ananke_server.settings import ConfigError, load_settings
 
 
 @pytest.fixture(autouse=True)
@@ -27,5 +26,5 @@ def test_each_limit_is_a_variable(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(("name", "value"), [("BYTES", "0"), ("COMPILE_MIB", "-5"), ("BYTES", "many"), ("BITES", "5")])
 def test_what_is_no_limit_is_told(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
     monkeypatch.setenv(f"ANANKE_LIMITS__{name}", value)
-    with pytest.raises(ValidationError, match=r"(?i)limit"):
+    with pytest.raises(ConfigError, match=r"(?i)limit"):
         load_settings()

@@ -11,6 +11,7 @@ from ananke_client.report import ConstraintReport
 from ananke_server.constraints.canonical import constraint_key
 from ananke_server.constraints.complaints import diagnostic_of
 from ananke_server.constraints.grammars import plan_of
+from ananke_server.constraints.kinds import Kinds
 from ananke_server.constraints.limits import Limits
 from ananke_server.constraints.parse import read, too_deep
 from ananke_server.constraints.refusal import Refusal
@@ -33,9 +34,10 @@ UNCONSTRAINED = CompiledConstraint(ConstraintReport(accepted=True), None)
 class Compiler:
     """Compiles constraints for one tokenizer. Stateless, and safe to call from several threads."""
 
-    def __init__(self, tokenizer: LLTokenizer, limits: Limits | None = None) -> None:
+    def __init__(self, tokenizer: LLTokenizer, limits: Limits | None = None, kinds: Kinds | None = None) -> None:
         self._tokenizer = tokenizer
         self._limits = limits or Limits()
+        self._kinds = kinds or Kinds()
 
     def compile(self, text: str) -> CompiledConstraint:
         """The constraint of a JSON text; one that cannot be enforced comes back with its diagnostics. Never raises for the text."""
@@ -44,6 +46,7 @@ class Compiler:
             reading = read(text, self._limits)
             constraint = reading.constraint
             kind = constraint.type
+            self._kinds.check(constraint)
             plan = plan_of(constraint, self._limits)
             grammar = to_text(plan.program)
             self._check(constraint, grammar)

@@ -50,7 +50,12 @@ class CompilerService:
 def make_compiler(settings: Settings) -> CompilerService:
     """The compiler of a served model. Starts nothing yet."""
     sandbox = SandboxedCompiler(
-        settings.model, settings.revision, limits=settings.limits, workers=settings.sandbox_workers, shared=True
+        settings.model,
+        settings.revision,
+        limits=settings.limits,
+        kinds=settings.kinds,
+        workers=settings.sandbox_workers,
+        shared=True,
     )
     cache = CompilationCache(sandbox, entries=settings.compile_cache_entries, max_bytes=settings.compile_cache_mib << 20)
     return CompilerService(sandbox, cache)

@@ -125,6 +125,8 @@ def device_name() -> str:
 def _prepare_environment(settings: Settings) -> str:
     """Set what vLLM and its workers read from the environment; returns the model runner."""
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+    # At DEBUG vLLM tells more of requests than a log may have.
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "INFO" if settings.log_level == "DEBUG" else settings.log_level)
     os.environ.setdefault("VLLM_WORKER_MULTIPROC_METHOD", "spawn")
     os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", str(settings.cpu_kv_cache_gib))
     os.environ.setdefault("VLLM_USE_FLASHINFER_SAMPLER", "0")

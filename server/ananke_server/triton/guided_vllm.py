@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from ananke_client.errors import CancelledError
 from ananke_server.engine.request import Command, GenerateRequest
 from ananke_server.handover import Seal
+from ananke_server.logs import ContentLog, configure_logging
 from ananke_server.settings import load_settings
 from ananke_server.triton.cancellation import CancellationWatch
 from ananke_server.triton.codec import decode_request
@@ -37,11 +38,14 @@ class TritonPythonModel:
         # vLLM takes long to import, and Triton imports a model's module twice.
         from ananke_server.engine.engine import GuidedEngine
 
+        settings = load_settings()
+        configure_logging(settings)
+        self._content = ContentLog(enabled=settings.log_content)
         self._pipe = ResponsePipe()
         self._cancellation = CancellationWatch()
         self._loop = asyncio.new_event_loop()
         threading.Thread(target=self._loop.run_forever, name="ananke-engine", daemon=True).start()
-        self._engine: GuidedEngine = self._on_loop(GuidedEngine.start(load_settings(), Seal.shared()))
+        self._engine: GuidedEngine = self._on_loop(GuidedEngine.start(settings, Seal.shared()))
         self._under_way = UnderWay()
         self._metrics = GuidedMetrics(self._pipe, lambda: self._engine.running)
 
@@ -80,8 +84,8 @@ class TritonPythonModel:
         try:
             with self._under_way.entry(request, generation.cancel) as entry:
                 gone = functools.partial(self._loop.call_soon_threadsafe, entry.cancel, "nobody takes the responses any more")
-                with self._cancellation.over(responses, gone):
-                    result = await self._engine.generate(request, responses.add)
+                with self._cancellation.over(responses, gone), self._content.of(request, responses.add) as emit:
+                    result = await self._engine.generate(request, emit)
         except asyncio.CancelledError:
             reason = None if entry is None else entry.reason
             self._fail(request, responses, CancelledError(reason or "the server is shutting down"))

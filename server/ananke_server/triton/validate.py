@@ -20,6 +20,7 @@ from ananke_server.constraints import UNCONSTRAINED, CompiledConstraint
 from ananke_server.constraints.cache import BoundedCache
 from ananke_server.constraints.service import make_compiler
 from ananke_server.handover import Seal
+from ananke_server.logs import configure_logging
 from ananke_server.settings import load_settings
 from ananke_server.triton.codec import text_of
 from ananke_server.triton.validate_metrics import ValidateMetrics
@@ -43,6 +44,7 @@ class TritonPythonModel:
     def initialize(self, args: dict[str, str]) -> None:
         """Start the sandbox, or join that of another instance; the model is ready when this returns."""
         settings = load_settings()
+        configure_logging(settings)
         _limit_arenas()
         self._compiler = make_compiler(settings)
         self._compiler.start()

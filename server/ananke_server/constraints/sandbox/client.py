@@ -17,6 +17,7 @@ import ananke_server
 from ananke_client.errors import ErrorCode, InternalError, OverloadedError
 from ananke_client.report import ConstraintReport, Diagnostic
 from ananke_server.constraints.compiled import CompiledConstraint
+from ananke_server.constraints.kinds import Kinds
 from ananke_server.constraints.limits import Limits
 from ananke_server.constraints.sandbox import frames
 from ananke_server.constraints.sandbox.folder import SOCKET, locked, own_folder, shared_folder
@@ -38,10 +39,17 @@ class SandboxedCompiler:
     """
 
     def __init__(
-        self, model: str, revision: str | None = None, *, limits: Limits | None = None, workers: int = 2, shared: bool = False
+        self,
+        model: str,
+        revision: str | None = None,
+        *,
+        limits: Limits | None = None,
+        kinds: Kinds | None = None,
+        workers: int = 2,
+        shared: bool = False,
     ) -> None:
         """``shared``: with the other processes of the same parent that give the same arguments."""
-        self._options = SandboxOptions(model, revision, limits or Limits(), workers)
+        self._options = SandboxOptions(model, revision, limits or Limits(), kinds or Kinds(), workers)
         self._shared = shared
         self._folder = shared_folder(self._options.to_text()) if shared else own_folder()
         self._socket = self._folder / SOCKET

@@ -248,7 +248,7 @@ async def _unless_gone(reader: asyncio.StreamReader, work: Coroutine[Any, Any, b
 
 async def supervise(listener: socket.socket, options: SandboxOptions, source: TokenizerSource) -> None:
     """Serve as the sandbox of one tokenizer until the last client has gone."""
-    compiler = Compiler(source.load(), options.limits)
+    compiler = Compiler(source.load(), options.limits, options.kinds)
     # What is set up at first use is set up once, and not in every worker.
     for text in _FIRST_TEXTS:
         compiler.compile(text)

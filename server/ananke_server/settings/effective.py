@@ -1,0 +1,124 @@
+"""The effective configuration: each setting's value, and where it came from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, is_dataclass
+from difflib import get_close_matches
+from typing import Any
+
+from pydantic import SecretStr
+
+from ananke_server.launch import PROJECT
+from ananke_server.settings import Settings
+from ananke_server.settings.presets import GPU_PROFILES, PRESETS
+from ananke_server.settings.sections import SECTIONS
+from ananke_server.settings.sources import PREFIX, EnvironmentSource, FileSource, config_file, environment, preset_values
+
+ENVIRONMENT_LAYER = "environment"
+
+_NOT_SETTINGS = frozenset(
+    f"{PREFIX}{name}"
+    for name in ("CONFIG", "DEVICE", "TORCH_INDEX", "GRPC_URL", "HTTP_URL", "API_KEY", "BOARD", "STAGE_TIMES", "COMPLETE")
+)
+"""Variables of set-up, clients and tools."""
+
+
+@dataclass(frozen=True)
+class Effective:
+    """One setting; ``key`` is dotted where it is within another."""
+
+    section: str
+    key: str
+    value: Any
+    origin: str
+
+
+def effective(settings: Settings) -> list[Effective]:
+    """The settings of this process's environment, in config.yaml's order.
+
+    Raises:
+        ConfigError: the file cannot be read, or has something that no setting is.
+    """
+    layers = _layers()
+    rows = [Effective("", "preset", settings.preset, _origin(layers, "preset"))]
+    for section, fields in SECTIONS.items():
+        for name in fields.model_fields:
+            value = getattr(settings, name)
+            if is_dataclass(value) and not isinstance(value, type):
+                rows += [Effective(section, f"{name}.{key}", inner, _origin(layers, name, key)) for key, inner in asdict(value).items()]
+            else:
+                rows.append(Effective(section, name, value, _origin(layers, name)))
+    return rows
+
+
+def shown(value: Any) -> str:
+    """A value as a person reads it, without any secret."""
+    if isinstance(value, SecretStr):
+        return "****"
+    if value is None:
+        return "-"
+    return str(value).lower() if isinstance(value, bool) else str(value).removeprefix(f"{PROJECT}/")
+
+
+def fault_line(error: Mapping[str, Any]) -> str:
+    """A fault of pydantic's in one line: the setting as its source names it, its value unless that is secret, and what is wrong."""
+    message = str(error["msg"]).removeprefix("Value error, ").replace("Input should", "it should")
+    path = [str(part) for part in error["loc"]]
+    if not path:
+        return message
+    layers, name, inner = _layers(), path[0], path[1] if len(path) > 1 else None
+    layer = _strongest(layers, name, inner)
+    origin = layer.place(name, inner) if layer else name
+    given = layer.values.get(name) if layer else None
+    if isinstance(given, dict) and inner is not None:
+        given = given.get(inner)
+    is_shown = isinstance(given, str | int | float) and "Secret" not in str(Settings.model_fields[name].annotation)
+    return f"{origin}{f'={str(given)[:60]}' if is_shown else ''}: {message}"
+
+
+def unknown_variables() -> Iterator[tuple[str, str]]:
+    """Variables of the environment that are no setting's but nearly, each with the one that may be meant."""
+    known = [PREFIX + name.upper() for name in Settings.model_fields]
+    for variable in sorted(environment()):
+        if variable.startswith(PREFIX) and variable not in _NOT_SETTINGS and variable.partition("__")[0] not in known:
+            for nearest in get_close_matches(variable, known, n=1, cutoff=0.85):
+                yield variable, nearest
+
+
+@dataclass(frozen=True)
+class _Layer:
+    kind: str
+    values: Mapping[str, Any]
+
+    def place(self, name: str, inner: str | None) -> str:
+        """Where a setting stands in this layer."""
+        path = name if inner is None else f"{name}__{inner}"
+        if self.kind == ENVIRONMENT_LAYER:
+            return PREFIX + path.upper()
+        section = next((f"{section}." for section, fields in SECTIONS.items() if name in fields.model_fields), "")
+        return f"{self.kind}: {section}{path.replace('__', '.')}"
+
+
+def _layers() -> list[_Layer]:
+    """The sources' values, the strongest first."""
+    layers = [_Layer(ENVIRONMENT_LAYER, EnvironmentSource(Settings)()), _Layer(shown(config_file()), FileSource(Settings)())]
+    for key, presets in (("preset", PRESETS), ("gpu_profile", GPU_PROFILES)):
+        chosen = next((layer.values[key] for layer in layers if key in layer.values), None)
+        layers.append(_Layer(f"{key} {chosen}", preset_values(presets, chosen)))
+    return layers
+
+
+def _strongest(layers: list[_Layer], name: str, inner: str | None) -> _Layer | None:
+    for layer in layers:
+        value = layer.values.get(name)
+        if value is not None and (inner is None or not isinstance(value, dict) or inner in value):
+            return layer
+    return None
+
+
+def _origin(layers: list[_Layer], name: str, inner: str | None = None) -> str:
+    layer = _strongest(layers, name, inner)
+    if layer is None:
+        return "default"
+    return layer.place(name, inner) if layer.kind == ENVIRONMENT_LAYER else layer.kind

@@ -1,0 +1,13 @@
+"""Nearest names: what someone who mistyped a name may have meant."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+def no_such(what: str, name: str, known: Iterable[str]) -> str:
+    """That there is no such thing, and the known name that is like it, or all of them."""
+    names = list(known)
+    nearest = get_close_matches(name, names, n=1, cutoff=0.5)
+    return f"there is no {what} {name!r}: " + (f"did you mean {nearest[0]!r}?" if nearest else f"known are {', '.join(names)}")

@@ -1,0 +1,180 @@
+"""config.yaml: layers and their order, every fault in one line, and what is made from the definitions."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from write_config import CONFIG, DOCUMENT, document
+
+from ananke_client.constraint import KINDS
+from ananke_server.constraints.kinds import Kinds
+from ananke_server.constraints.limits import Limits
+from ananke_server.launch import DEFAULT_MODEL, PROJECT
+from ananke_server.settings import ConfigError, Settings, load_settings
+from ananke_server.settings.effective import Effective, effective
+from ananke_server.settings.reference import config_text
+from ananke_server.settings.sections import SECTIONS
+from ananke_server.settings.sources import read_config
+
+Load = Callable[..., Settings]
+NAMES = [name for section in SECTIONS.values() for name in section.model_fields]
+
+
+@pytest.fixture
+def load(tmp_path: Path) -> Load:
+    """Loads the settings of a file's text and of variables given without their prefix."""
+
+    def made(text: str = "", **variables: str) -> Settings:
+        file = tmp_path / "config.yaml"
+        file.write_text(text)
+        return load_settings({"ANANKE_CONFIG": str(file), **{f"ANANKE_{name}": value for name, value in variables.items()}})
+
+    return made
+
+
+class TestLayers:
+    def test_the_environment_wins_over_the_file_over_the_preset_over_the_profile(self, load: Load) -> None:
+        text = "preset: development\ngpu: {gpu_profile: a100-40gb}\n"
+        assert load("gpu: {gpu_profile: a100-40gb}\n").max_num_seqs == 128
+        assert load(text).max_num_seqs == 32
+        assert load(text + "performance: {max_num_seqs: 7}\n").max_num_seqs == 7
+        assert load(text + "performance: {max_num_seqs: 7}\n", MAX_NUM_SEQS="3").max_num_seqs == 3
+        assert load().max_num_seqs == Settings(model="m").max_num_seqs == 256
+
+    def test_a_preset_and_a_profile_can_come_from_the_environment(self, load: Load) -> None:
+        settings = load(PRESET="production", GPU_PROFILE="a100-80gb")
+        assert (settings.log_format, settings.provenance_log_fsync) == ("json", "always")
+        assert (settings.gpu_memory_utilization, settings.max_model_len, settings.max_num_seqs) == (0.92, 16384, 256)
+
+    def test_nested_keys_are_laid_over_each_other_one_by_one(self, load: Load) -> None:
+        text = "constraints: {limits: {bytes: 1000, nesting: 9}, kinds: {regex: off}}\n"
+        settings = load(text, LIMITS__BYTES="2000", KINDS__CHOICE="false")
+        assert settings.limits == Limits(bytes=2000, nesting=9)
+        assert settings.kinds == Kinds(regex=False, choice=False)
+
+    def test_what_has_no_value_is_left_out(self, load: Load) -> None:
+        text = "preset:\nservice:\nmodel:\n  dtype:\nconstraints:\n  limits:\n    bytes:\n"
+        assert load(text, MAX_PENDING="").model_dump() == load().model_dump()
+
+    def test_relative_paths_start_at_the_project(self, load: Load, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.chdir(tmp_path)
+        settings = load("model: {model: .ananke/models/SmolLM2-135M-Instruct}\nprovenance: {provenance_log: a/b.jsonl}\n")
+        assert settings.model == str(DEFAULT_MODEL)
+        assert settings.provenance_log == PROJECT / "a" / "b.jsonl"
+
+    def test_models_that_may_be_served(self, load: Load) -> None:
+        text = f"model: {{available_models: [owner/one, {DEFAULT_MODEL.relative_to(PROJECT)}]}}\n"
+        assert load(text).model == load(text, MODEL=str(DEFAULT_MODEL)).model == str(DEFAULT_MODEL)
+        assert load(text, MODEL="owner/one").model == "owner/one"
+        with pytest.raises(ConfigError, match="no available model 'owner/won': did you mean 'owner/one'"):
+            load(text, MODEL="owner/won")
+
+
+@pytest.mark.parametrize(
+    ("text", "variables", "line"),
+    [
+        ("modle: {}", {}, "FILE: there is no section 'modle': did you mean 'model'?"),
+        ("zzz: {}", {}, "FILE: there is no section 'zzz': known are preset, service, model, .*"),
+        ("model: {dtyp: x}", {}, "FILE: in model: there is no key 'dtyp': did you mean 'dtype'?"),
+        ("model: {max_num_seqs: 3}", {}, "FILE: 'max_num_seqs' belongs in the section 'performance', not in 'model'"),
+        ("max_num_seqs: 3", {}, "FILE: 'max_num_seqs' belongs in the section 'performance'"),
+        ("model: 3", {}, "FILE: model must hold keys with values, not int"),
+        ("- 3", {}, "FILE: the file must hold keys with values, not list"),
+        ("constraints: {limits: 3}", {}, "FILE: constraints.limits must hold keys with values, not int"),
+        ("model:\n  dtype: a\n  dtype: b", {}, "FILE:3:3: not YAML: the key 'dtype' is repeated"),
+        ("a: b: c", {}, "FILE:1:5: not YAML: mapping values are not allowed here"),
+        ("container: {max_pending: many}", {}, "FILE: container.max_pending=many: it should be a valid integer, .*"),
+        ("container: {max_pending: 0}", {"MAX_PENDING": "-1"}, "ANANKE_MAX_PENDING=-1: it should be greater than 0"),
+        ("", {"LIMITS__BITES": "5"}, "ANANKE_LIMITS: there is no limit 'bites': did you mean 'bytes'?"),
+        ("constraints: {kinds: {regx: false}}", {}, "FILE: constraints.kinds: there is no kind 'regx': did you mean 'regex'?"),
+        ("", {"KINDS__REGEX": "maybe"}, "ANANKE_KINDS__REGEX=maybe: it should be a valid boolean, unable to interpret input"),
+        ("", {"ENGINE_ARGS": "{nope"}, "ANANKE_ENGINE_ARGS: must be JSON"),
+        ("", {"ENGINE_ARGS": '{"logits_processors": []}'}, "ANANKE_ENGINE_ARGS: logits_processors would break masking and cannot be set"),
+        ("preset: prod", {}, "FILE: preset=prod: it should be 'development' or 'production'"),
+        ("gpu: {gpu_profile: h100}", {}, "FILE: gpu.gpu_profile=h100: it should be 'a100-40gb' or 'a100-80gb'"),
+        ("model: {enable_lora: true}", {}, "FILE: model.enable_lora=True: LoRA adapters are not served: .*"),
+        ("", {"ENGINE_ARGS": '{"enable_lora": true}'}, "ANANKE_ENGINE_ARGS: LoRA adapters are not served: .*"),
+        ("security: {signing_key: [top-secret]}", {}, "FILE: security.signing_key: it should be a valid string"),
+    ],
+)
+def test_a_fault_is_one_line_that_says_where_and_what(
+    load: Load, tmp_path: Path, text: str, variables: Mapping[str, str], line: str
+) -> None:
+    with pytest.raises(ConfigError) as fault:
+        load(text, **variables)
+    pattern = re.escape(line).replace(r"\.\*", ".*").replace("FILE", re.escape(str(tmp_path / "config.yaml")))
+    assert re.fullmatch(pattern, str(fault.value)), str(fault.value)
+
+
+def test_a_named_file_must_be_there(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"none\.yaml: cannot be read: No such file"):
+        load_settings({"ANANKE_CONFIG": str(tmp_path / "none.yaml")})
+
+
+class TestEffective:
+    def test_each_value_has_its_origin(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        (tmp_path / "c.yaml").write_text("preset: production\ncontainer: {max_pending: 5}\nconstraints: {limits: {bytes: 9, enum: 3}}\n")
+        monkeypatch.setenv("ANANKE_CONFIG", str(tmp_path / "c.yaml"))
+        monkeypatch.setenv("ANANKE_LIMITS__BYTES", "8")
+        rows = {row.key: row for row in effective(load_settings())}
+        file = str(tmp_path / "c.yaml")
+        assert rows["max_pending"] == Effective("container", "max_pending", 5, file)
+        assert rows["limits.bytes"] == Effective("constraints", "limits.bytes", 8, "ANANKE_LIMITS__BYTES")
+        assert (rows["limits.enum"].origin, rows["limits.rules"].origin) == (file, "default")
+        assert (rows["log_format"].origin, rows["preset"].origin) == ("preset production", file)
+        assert {row.partition(".")[0] for row in rows} == {"preset", *NAMES}
+
+    def test_make_config_shows_no_secret_and_warns_of_a_near_name(self) -> None:
+        environment = os.environ | {"ANANKE_SIGNING_KEY": "top-secret", "ANANKE_MAX_NUM_SEQ": "3"}
+        shown = subprocess.run(
+            [sys.executable, PROJECT / "scripts" / "config.py"], env=environment, capture_output=True, text=True, check=True
+        )
+        assert re.search(r"signing_key +\*\*\*\* +ANANKE_SIGNING_KEY\n", shown.stdout)
+        assert re.search(r"max_num_seqs +256 +default\n", shown.stdout)
+        assert "top-secret" not in shown.stdout + shown.stderr
+        assert shown.stderr == "config: ANANKE_MAX_NUM_SEQ is no setting: did you mean ANANKE_MAX_NUM_SEQS?\n"
+
+
+class TestReference:
+    def test_config_yaml_and_the_tables_are_as_made(self) -> None:
+        assert CONFIG.read_text() == config_text(), "run scripts/write_config.py"
+        assert DOCUMENT.read_text() == document(DOCUMENT.read_text()), "run scripts/write_config.py"
+
+    def test_as_it_lies_it_sets_nothing(self) -> None:
+        assert read_config(CONFIG) == {}
+
+    def test_its_keys_hold_the_defaults(self, tmp_path: Path) -> None:
+        file = tmp_path / "all.yaml"
+        file.write_text(re.sub(r"(?m)^( *)#(?! [^ ])", r"\1", config_text()))
+        content = yaml.safe_load(file.read_text())
+        assert content.keys() == {"preset", *SECTIONS}
+        assert {section: list(content[section]) for section in SECTIONS} == {
+            section: list(settings.model_fields) for section, settings in SECTIONS.items()
+        }
+        assert content["constraints"]["kinds"].keys() == set(KINDS)
+        assert load_settings({"ANANKE_CONFIG": str(file)}).model_dump() == load_settings({}).model_dump()
+
+    def test_every_key_is_described(self) -> None:
+        for line, before in zip(config_text().splitlines()[1:], config_text().splitlines(), strict=False):
+            if re.match(r" *# *[a-z_]+:( |$)", line) and not re.match(r" *# [^ ]", line):
+                assert re.match(r" *# \S", before), f"{line.strip()} has no description"
+
+    def test_no_name_is_in_two_sections(self) -> None:
+        assert len(NAMES) == len(set(NAMES))
+
+    def test_every_key_is_read_by_something(self) -> None:
+        folders = [PROJECT / "server", PROJECT / "scripts"]
+        code = "\n".join(path.read_text() for folder in folders for path in folder.rglob("*.py") if path.name != "sections.py")
+        unread: list[Any] = [name for name in NAMES if not re.search(rf"(settings|self)\.{name}\b", code)]
+        assert unread == ["enable_lora", "gpu_profile"], "the first can only be false, the second is read before there are settings"
+
+    def test_kinds_are_the_contracts(self) -> None:
+        assert tuple(Kinds.__dataclass_fields__) == KINDS

@@ -1,0 +1,149 @@
+"""Before a start: what cannot work ends it with one line and an exit code, and memory is counted right."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from safetensors import safe_open
+
+from ananke_server.launch import DEFAULT_MODEL, PROJECT, LaunchError, free_ports
+from ananke_server.memory import GIB, Need, free_gpu_memory, free_memory, kv_bytes_a_token, weight_bytes
+from ananke_server.preflight import model_folder, read_config, require_context, require_memory, require_startable
+from ananke_server.settings import Settings
+
+# Of Qwen2.5-7B-Instruct: 28 layers, 4 heads of 128 for keys and values.
+QWEN_7B = {"num_hidden_layers": 28, "num_attention_heads": 28, "num_key_value_heads": 4, "hidden_size": 3584}
+
+
+def serve(**environment: str) -> subprocess.CompletedProcess[str]:
+    """``scripts/serve.py foreground`` on free ports, which must end by itself."""
+    if (PROJECT / ".ananke" / "run" / "server.json").exists():
+        pytest.skip("a server of this tree runs (make stop)")
+    ports = dict(zip(("ANANKE_HTTP_PORT", "ANANKE_GRPC_PORT", "ANANKE_METRICS_PORT"), map(str, free_ports(3)), strict=True))
+    command = [sys.executable, PROJECT / "scripts" / "serve.py", "foreground"]
+    return subprocess.run(command, env=os.environ | ports | environment, capture_output=True, text=True, timeout=60)
+
+
+@pytest.mark.parametrize(
+    ("environment", "line"),
+    [
+        ({"ANANKE_MAX_PENDING": "many"}, "ANANKE_MAX_PENDING=many: it should be a valid integer"),
+        ({"ANANKE_CONFIG": "/nowhere.yaml"}, "/nowhere.yaml: cannot be read: No such file or directory; $ANANKE_CONFIG names another"),
+        ({"ANANKE_MODEL": "./nowhere"}, "the model folder ./nowhere does not exist: name another with ANANKE_MODEL"),
+        (
+            {"ANANKE_MODEL": "no/such-model", "HF_HUB_OFFLINE": "1"},
+            "the model no/such-model is no folder, not in the hub's cache, and the hub cannot be reached: name another with",
+        ),
+        ({"ANANKE_CPU_KV_CACHE_GIB": "4000", "VLLM_CPU_KVCACHE_SPACE": ""}, "too little memory: "),
+    ],
+)
+def test_a_start_that_cannot_work_ends_with_one_line(environment: dict[str, str], line: str) -> None:
+    ended = serve(**environment)
+    assert (ended.returncode, ended.stdout) == (1, "")
+    assert ended.stderr.startswith(f"serve: {line}")
+    assert ended.stderr.count("\n") == 1
+
+
+def test_a_port_in_use_ends_it_too() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        ended = serve(ANANKE_GRPC_PORT=str(port))
+    assert ended.returncode == 1
+    cure = "stop what listens there (`make stop`), or set another of http_port, grpc_port and metrics_port"
+    assert ended.stderr == f"serve: cannot listen on 127.0.0.1:{port}: Address already in use; {cure}\n"
+
+
+class TestModel:
+    def test_a_folder_without_a_configuration_and_a_name_that_is_none(self, tmp_path: Path) -> None:
+        with pytest.raises(LaunchError, match=r"has no config\.json"):
+            model_folder(Settings(model=str(tmp_path)))
+        with pytest.raises(LaunchError, match="neither a folder nor a name on the hub"):
+            model_folder(Settings(model="no name of the hub"))
+
+    def test_a_broken_one_is_told_from_a_whole_one(self, tmp_path: Path) -> None:
+        require_startable(Settings(model=str(DEFAULT_MODEL), cpu_kv_cache_gib=1))
+        for broken in ("config.json", "model.safetensors"):
+            folder = tmp_path / broken
+            folder.mkdir()
+            for name in ("config.json", "model.safetensors"):
+                shutil.copy(DEFAULT_MODEL / name, folder)
+            os.truncate(folder / broken, 500)
+            with pytest.raises(LaunchError, match=f"{broken}.*copy the model again"):
+                require_startable(Settings(model=str(folder)))
+
+    def test_a_context_that_the_model_does_not_have(self) -> None:
+        config = read_config(DEFAULT_MODEL)
+        require_context(Settings(model="m", max_model_len=8192), config)
+        require_context(Settings(model="m", max_model_len=8193), config | {"rope_scaling": {"rope_type": "yarn"}})
+        with pytest.raises(LaunchError, match="max_model_len is 8193, but the model has 8192: set ANANKE_MAX_MODEL_LEN=8192 or less"):
+            require_context(Settings(model="m", max_model_len=8193), config)
+
+
+class TestMemory:
+    def test_weights_are_what_the_file_has(self) -> None:
+        with safe_open(DEFAULT_MODEL / "model.safetensors", "np") as file:
+            parameters = sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118
+        assert weight_bytes(DEFAULT_MODEL, 4) == 4 * parameters
+        assert weight_bytes(DEFAULT_MODEL, 2) == 2 * parameters
+
+    def test_the_kv_cache_of_a_token(self) -> None:
+        assert kv_bytes_a_token(QWEN_7B, 2) == 57_344
+        assert kv_bytes_a_token({"num_hidden_layers": 28}, 2) == 0
+
+    def test_what_is_free_is_at_most_what_the_machine_has_free(self) -> None:
+        assert 0 < free_memory() <= psutil.virtual_memory().available * 1.1
+
+    def test_on_cpu_weights_cache_and_processes_must_fit(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.delenv("VLLM_CPU_KVCACHE_SPACE", raising=False)
+        settings = Settings(model=str(DEFAULT_MODEL))
+        need = Need.of(settings, DEFAULT_MODEL, read_config(DEFAULT_MODEL), on_cpu=True)
+        assert (need.weights, need.kv_cache) == (weight_bytes(DEFAULT_MODEL, 4), 2 * GIB)
+        monkeypatch.setattr("ananke_server.preflight.free_memory", lambda: need.total)
+        require_memory(settings, need)
+        monkeypatch.setattr("ananke_server.preflight.free_memory", lambda: need.total - 1)
+        with pytest.raises(LaunchError, match=r"4\.5 GiB \(0\.5 of weights, 2\.0 of KV cache, 2\.0 for the processes\) are needed"):
+            require_memory(settings, need)
+
+    @pytest.mark.parametrize(
+        ("gpus", "settings", "line"),
+        [
+            ("40960, 40500", {"max_model_len": 8192}, None),
+            ("40960, 30000", {}, r"GPU 0: 36.0 GiB \(0.9 of all\) are asked for and 29.3 are free; .*UTILIZATION=0.73"),
+            ("16384, 16200", {"max_model_len": 8192}, r"14.4 GiB .* are less than the 14.6 GiB \(14.2 of weights, 0.4 of KV cache\)"),
+            ("16384, 16200", {"max_model_len": 8192, "engine_args": {"quantization": "fp8"}}, None),
+            (r"16384, 16200\n16384, 16200", {"max_model_len": 8192, "tensor_parallel_size": 2}, None),
+            ("40960, 40500", {"tensor_parallel_size": 2}, "there are 1 GPUs: set ANANKE_TENSOR_PARALLEL_SIZE=1"),
+            (r"40960, 40500\n40960, 10", {"tensor_parallel_size": 2}, "GPU 1: "),
+        ],
+    )
+    def test_on_a_gpu_the_share_must_be_free_and_hold_the_model(
+        self, gpus: str, settings: dict[str, Any], line: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        program = tmp_path / "nvidia-smi"
+        program.write_text(f"#!/bin/sh\nprintf '{gpus}\\n'\n")
+        program.chmod(0o755)
+        monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+        header = json.dumps({"w": {"dtype": "BF16", "shape": [7_615_616_512], "data_offsets": [0, 0]}}).encode()
+        (tmp_path / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + b"\0")
+        made = Settings(model="m", **settings)
+        need = Need.of(made, tmp_path, {**QWEN_7B, "max_position_embeddings": 32768}, on_cpu=False)
+        if line is None:
+            require_memory(made, need)
+        else:
+            with pytest.raises(LaunchError, match=line):
+                require_memory(made, need)
+
+    def test_without_nvidia_smi_nothing_is_known_of_gpus(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("PATH", str(tmp_path))
+        assert free_gpu_memory() == []
