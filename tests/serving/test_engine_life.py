@@ -1,5 +1,5 @@
-"""A server of its own: little KV cache, so that requests are preempted and resumed, connections that break, and an engine that is
-killed at the end. Its exit is not checked: Triton 2.51 never releases some requests whose gRPC connection breaks."""
+"""A server of its own: little KV cache, so that requests are preempted and resumed, connections that break, processes that are killed,
+and an engine that goes to sleep. Its exit is not checked: Triton 2.51 never releases some requests whose gRPC connection breaks."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import signal
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 
 import psutil
 import pytest
@@ -17,22 +18,25 @@ from four_clients import FOUR, make_client
 
 from ananke_client import (
     AnankeInferenceClient,
-    AnankeInferenceHTTPClient,
     ConstraintSpec,
+    DeadlineExceededError,
     EngineUnavailableError,
     GenerationConfig,
     RetryPolicy,
 )
-from ananke_server.launch import TritonServer
+from ananke_server.launch import TritonServer, wait_until
 
 # Eight requests of some 160 tokens need 1,280; the cache holds 512.
 BLOCKS, BLOCK_SIZE, REQUESTS = 16, 32, 8
+RESTART_SECONDS = 60.0
+IDLE_SECONDS = 20.0
+LONG, SHORT = ConstraintSpec.regex("[0-9]{350}"), ConstraintSpec.regex("[0-9]{4}")
 
 
 @pytest.fixture(scope="module")
 def small_server() -> Iterator[TritonServer]:
     engine_args = f'{{"num_gpu_blocks_override": {BLOCKS}, "block_size": {BLOCK_SIZE}, "enable_prefix_caching": false}}'
-    server = start_server("small", ANANKE_MAX_MODEL_LEN="400", ANANKE_ENGINE_ARGS=engine_args)
+    server = start_server("small", ANANKE_MAX_MODEL_LEN="400", ANANKE_ENGINE_ARGS=engine_args, ANANKE_IDLE_TIMEOUT=str(IDLE_SECONDS))
     yield server
     server.stop()
 
@@ -72,41 +76,67 @@ def test_faulty_connections_lose_no_item_and_deliver_no_token_twice(small_server
     assert 0 < cut <= proxy.met["reset"] + proxy.met["cut"], proxy.met
 
 
-def test_dead_mask_processes_end_what_is_constrained_and_nothing_else(small_server: TritonServer) -> None:
-    long = ConstraintSpec.regex("[0-9]{350}")
+def test_dead_mask_processes_end_what_is_constrained_and_are_started_again(small_server: TritonServer) -> None:
     with AnankeInferenceClient(url=small_server.grpc_url, retry=RetryPolicy(attempts=1)) as client:
-        stream = client.generate_stream("x", long, GenerationConfig(max_tokens=390))
+        stream = client.generate_stream("x", LONG, GenerationConfig(max_tokens=390))
+        free = client.generate_stream("Once upon a time", config=GenerationConfig(max_tokens=30, temperature=1.0, seed=1))
         next(stream)
+        next(free)
         _kill(small_server, "ananke_server.masking.foreman")
         started = time.monotonic()
         with pytest.raises(EngineUnavailableError, match="fill masks"):
             list(stream)
-        with pytest.raises(EngineUnavailableError, match="fill masks"):
-            client.generate("x", long)
-        assert client.generate("Once upon a time", config=GenerationConfig(max_tokens=8)).usage.completion_tokens > 0
+        list(free)
+        assert free.result.usage.completion_tokens > 0
         assert time.monotonic() - started < 20
+        assert client.generate("x", SHORT).constraint_satisfied
+        assert time.monotonic() - started < RESTART_SECONDS
 
 
-def test_a_dead_engine_is_unavailable_and_nothing_hangs(small_server: TritonServer) -> None:
-    long = ConstraintSpec.regex("[0-9]{350}")
-    http_url = f"http://{small_server.http_url}"
-    with AnankeInferenceClient(url=small_server.grpc_url) as grpc, AnankeInferenceHTTPClient(url=http_url) as http:
-        stream = grpc.generate_stream("Once upon a time", config=GenerationConfig(max_tokens=390, temperature=1.0, seed=1))
+@pytest.mark.parametrize("kind", ["grpc", "http"])
+def test_a_dead_engine_is_told_and_started_again(small_server: TritonServer, kind: str) -> None:
+    port = small_server.grpc_port if kind == "grpc" else small_server.http_port
+    with make_client(kind, port, retry=RetryPolicy(attempts=1)) as client:
+        stream = client.generate_stream("Once upon a time", config=GenerationConfig(max_tokens=390, temperature=1.0, seed=1))
         next(stream)
         _kill(small_server, "VLLM::")
         started = time.monotonic()
-        with pytest.raises(EngineUnavailableError):
+        with pytest.raises(EngineUnavailableError, match="died"):
             list(stream)
-        for client in (grpc, http):
-            for constraint in (None, long):
-                with pytest.raises(EngineUnavailableError):
-                    client.generate("x", constraint)
         assert time.monotonic() - started < 20
+        assert client.generate("x", SHORT).constraint_satisfied
+        assert time.monotonic() - started < RESTART_SECONDS
+
+
+def test_an_idle_engine_lets_go_until_it_is_wanted(small_server: TritonServer) -> None:
+    """On CPU its processes end. Validation and health do without it; requests that come together wake it once."""
+    with AnankeInferenceClient(url=small_server.grpc_url, retry=RetryPolicy(attempts=1)) as client, ThreadPoolExecutor(4) as pool:
+        wait_until(lambda: not _found(small_server, "VLLM::"), IDLE_SECONDS + 30)
+        assert not _found(small_server, "VLLM::")
+        assert client.validate(SHORT).accepted
+        assert client.health_check().ready
+        assert not client.validate(ConstraintSpec.regex("(")).accepted
+        time.sleep(1)
+        assert not _found(small_server, "VLLM::")
+        with pytest.raises(DeadlineExceededError):
+            client.generate("x", SHORT, timeout=1)
+        results = list(pool.map(lambda _: client.generate("x", SHORT), range(4)))
+        assert all(result.constraint_satisfied for result in results)
+        assert len(_found(small_server, "VLLM::EngineCore")) == 1
 
 
 def _kill(server: TritonServer, name: str) -> None:
     """Kill every process of the server whose command line has this in it."""
-    found = [pid for pid in server.session.members() if name in " ".join(psutil.Process(pid).cmdline())]
+    found = _found(server, name)
     assert found
     for pid in found:
         os.kill(pid, signal.SIGKILL)
+
+
+def _found(server: TritonServer, name: str) -> list[int]:
+    found = []
+    for pid in server.session.members():
+        with suppress(psutil.NoSuchProcess):
+            if name in " ".join(psutil.Process(pid).cmdline()):
+                found.append(pid)
+    return found
