@@ -49,9 +49,9 @@ class TritonPythonModel:
         threading.Thread(target=self._loop.run_forever, name="ananke-engine", daemon=True).start()
         self._engine: GuidedEngine = self._on_loop(GuidedEngine.start(settings, Seal.shared()))
         self._under_way = UnderWay()
+        self._metrics = GuidedMetrics(self._pipe, lambda: self._engine.running)
         self._relay = RelayServer(relay_path(), self._answer)
         self._on_loop(self._relay.start())
-        self._metrics = GuidedMetrics(self._pipe, lambda: self._engine.running)
 
     def execute(self, requests: list[Any]) -> None:
         """Hand the requests over; a faulty one is answered here."""

@@ -1,7 +1,8 @@
 """The relay: what passes between the ``generate_once`` model and the engine, which lives in the process of ``guided_vllm``.
 
-Messages over a socket in the file system that only this user can open. Triton's own way from model to model was tried: its 2.51 runs
-32 calls at most for a model, and loses the error of a decoupled call that had a response before, whose caller then waits for ever.
+Messages over a socket in the file system that only this user can open. Triton's own way from model to model was tried: its
+2.51 runs 32 calls at most for a model, and loses the error of a decoupled call that had a response before, whose caller
+then waits for ever.
 """
 
 from __future__ import annotations

@@ -53,7 +53,7 @@ class RelayClient:
                 try:
                     reader, self._writer = await asyncio.open_unix_connection(self._path)
                 except OSError as fault:
-                    raise EngineUnavailableError(f"guided_vllm, which has the engine, cannot be reached: {fault.strerror}") from None
+                    raise EngineUnavailableError(f"guided_vllm, where the engine is, cannot be reached: {fault.strerror}") from None
                 self._reading = asyncio.create_task(self._read(reader, self._writer))
             return self._writer
 
