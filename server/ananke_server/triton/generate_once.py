@@ -14,6 +14,8 @@ from typing import Any
 
 from ananke_client.errors import CancelledError, InvalidRequestError
 from ananke_server.engine.request import Command, GenerateRequest
+from ananke_server.logs import configure_logging
+from ananke_server.settings import load_settings
 from ananke_server.triton.cancellation import CancellationWatch
 from ananke_server.triton.codec import decode_request
 from ananke_server.triton.relay import relay_path
@@ -31,6 +33,7 @@ class TritonPythonModel:
 
     def initialize(self, args: dict[str, str]) -> None:
         """Ready at once; the engine is called when the first request comes."""
+        configure_logging(load_settings())
         self._pipe = ResponsePipe()
         self._cancellation = CancellationWatch()
         self._tasks: set[asyncio.Task[None]] = set()
