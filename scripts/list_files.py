@@ -35,6 +35,7 @@ FILES = {
     "examples/http/README.md": "Calling the server from other languages over plain HTTP.",
     "model_repository/generate/1/.gitkeep": "Keeps the version's folder, without which Triton refuses an ensemble.",
     "model_repository/generate/config.pbtxt": "The ensemble that clients call: validate, then guided_vllm.",
+    "model_repository/generate_once/config.pbtxt": "The same for plain inference: one response a request.",
     "model_repository/guided_vllm/config.pbtxt": "The model that generates within a grammar.",
     "model_repository/validate/config.pbtxt": "The model that turns a constraint into a grammar and a report.",
     "pyproject.toml": "The distribution, its extras, and the settings of its tools.",

@@ -9,9 +9,9 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
-import httpx
 import pytest
 from four_clients import FOUR, AnyClient, make_client
+from running_requests import comes_to, running
 
 from ananke_client import AnankeInferenceClient, CancelledError, ConstraintSpec, DeadlineExceededError, GenerationConfig
 from ananke_server.launch import TritonServer
@@ -36,20 +36,6 @@ def port(kind: str, server: TritonServer) -> int:
 def client(kind: str, port: int) -> Iterator[AnyClient]:
     with make_client(kind, port, timeout=60) as client:
         yield client
-
-
-def running(server: TritonServer) -> int:
-    lines = httpx.get(f"http://{server.metrics_url}/metrics", trust_env=False).text.splitlines()
-    return next(int(float(line.split()[1])) for line in lines if line.startswith("ananke_requests_running"))
-
-
-def comes_to(server: TritonServer, count: int, seconds: float) -> bool:
-    end = time.monotonic() + seconds
-    while running(server) != count:
-        if time.monotonic() > end:
-            return False
-        time.sleep(0.02)
-    return True
 
 
 def test_a_closed_stream(client: AnyClient, server: TritonServer) -> None:

@@ -18,7 +18,7 @@ COMMANDS = [line for block in re.findall(r"```sh\n(.*?)```", README, re.DOTALL) 
 
 
 def test_there_are_examples() -> None:
-    assert len(EXAMPLES) == 2
+    assert len(EXAMPLES) == 3
     assert len(COMMANDS) == 4
 
 
@@ -26,6 +26,7 @@ def test_there_are_examples() -> None:
 def test_an_example_runs_and_prints_as_many_lines_as_shown(server: TritonServer, source: str, shown: str) -> None:
     """Which texts are sampled is the machine's numerics' to say."""
     environment = {**os.environ, "ANANKE_GRPC_URL": server.grpc_url, "ANANKE_HTTP_URL": server.http_url}
+    source = source.replace("localhost:8001", server.grpc_url).replace("localhost:8000", server.http_url)
     done = subprocess.run([sys.executable, "-c", source], env=environment, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     assert len(done.stdout.splitlines()) == len(shown.splitlines()), done.stdout

@@ -34,9 +34,14 @@ _TRITON_CODES = {
 }
 
 
+def known_error(error: Exception) -> AnankeError:
+    """The error itself, or an internal one where it is not of the closed set."""
+    return error if isinstance(error, AnankeError) else InternalError(f"{type(error).__name__}: {error}")
+
+
 def triton_error(error: Exception) -> Any:
-    """An error with its Triton status; one that is not of the closed set is reported as internal."""
-    known = error if isinstance(error, AnankeError) else InternalError(f"{type(error).__name__}: {error}")
+    """An error with its Triton status."""
+    known = known_error(error)
     status = getattr(pb_utils.TritonError, _TRITON_CODES.get(known.code, "INTERNAL"))
     return pb_utils.TritonError(to_wire(known), status)
 

@@ -18,6 +18,8 @@ from ananke_server.settings import load_settings
 from ananke_server.triton.cancellation import CancellationWatch
 from ananke_server.triton.codec import decode_request
 from ananke_server.triton.guided_metrics import GuidedMetrics
+from ananke_server.triton.relay import relay_path
+from ananke_server.triton.relay_server import RelayedResponses, RelayServer
 from ananke_server.triton.responses import ResponsePipe, Responses
 from ananke_server.triton.under_way import Entry, UnderWay
 
@@ -48,6 +50,8 @@ class TritonPythonModel:
         self._engine: GuidedEngine = self._on_loop(GuidedEngine.start(settings, Seal.shared()))
         self._under_way = UnderWay()
         self._metrics = GuidedMetrics(self._pipe, lambda: self._engine.running)
+        self._relay = RelayServer(relay_path(), self._answer)
+        self._on_loop(self._relay.start())
 
     def execute(self, requests: list[Any]) -> None:
         """Hand the requests over; a faulty one is answered here."""
@@ -68,6 +72,7 @@ class TritonPythonModel:
     def finalize(self) -> None:
         """Stop the engine, once the requests under way have been answered or ``DRAIN_SECONDS`` are over."""
         self._on_loop(self._drain())
+        self._on_loop(self._relay.close())
         self._on_loop(self._engine.shutdown())
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._cancellation.close()
@@ -77,7 +82,7 @@ class TritonPythonModel:
         gc.collect()
         Seal.forget()
 
-    async def _answer(self, request: GenerateRequest, responses: Responses) -> None:
+    async def _answer(self, request: GenerateRequest, responses: Responses | RelayedResponses) -> None:
         generation = asyncio.current_task()
         assert generation is not None
         entry: Entry | None = None
@@ -105,7 +110,7 @@ class TritonPythonModel:
         except Exception as error:  # every request gets its answer
             responses.fail(error)
 
-    def _fail(self, request: GenerateRequest, responses: Responses, error: Exception) -> None:
+    def _fail(self, request: GenerateRequest, responses: Responses | RelayedResponses, error: Exception) -> None:
         responses.fail(error)
         self._metrics.count_error(error, responses.tokens, constrained=request.constraint is not None)
 
