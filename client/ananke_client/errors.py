@@ -25,6 +25,8 @@ import re
 from enum import StrEnum
 from typing import ClassVar
 
+_RETRY_AFTER = re.compile(r"try again in (\d+(?:\.\d+)?) s\b")
+
 WIRE_LIMIT = 4096
 """Bytes that an error's text may take over the wire, percent-encoded."""
 
@@ -110,6 +112,12 @@ class OverloadedError(RetryableError):
     """The server's queue is full."""
 
     code = ErrorCode.OVERLOADED
+
+    @property
+    def retry_after(self) -> float | None:
+        """Seconds after which the server thinks that it can take the request; None where it does not say."""
+        found = _RETRY_AFTER.search(self.message)
+        return float(found[1]) if found else None
 
 
 class EngineUnavailableError(RetryableError):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import uuid
 import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Coroutine, Sequence
@@ -268,6 +269,7 @@ class Exchange:
         self._validate_model = validate_model
         self._timeout = check_timeout(timeout)
         self._retry = retry or RetryPolicy()
+        self._client_id = uuid.uuid4().hex
         self._calls: weakref.WeakSet[GenerationCall] = weakref.WeakSet()
         self._lock = threading.Lock()
         self._closed = False
@@ -284,7 +286,9 @@ class Exchange:
     ) -> GenerationCall:
         """A generation that is ready to be sent."""
         timeout = self._timeout if timeout is None else timeout
-        request = GenerationRequest.of(prompt, constraint, config, stream=stream, timeout=timeout, request_id=request_id)
+        request = GenerationRequest.of(
+            prompt, constraint, config, stream=stream, timeout=timeout, request_id=request_id, client_id=self._client_id
+        )
         call = GenerationCall(self._transport, self._commands, self._leases, self._model, request, self._retry)
         with self._lock:
             self._check_open()

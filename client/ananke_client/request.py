@@ -41,6 +41,8 @@ class GenerationRequest:
     request_id: str
     attempt_id: str = ""
     """Names one try on the server; minted for each."""
+    client_id: str = ""
+    """Names the client, for a fair share of the server."""
     output_type: TypeAdapter[Any] | None = None
     """What ``parsed`` makes of the output, where the constraint was made of a type."""
 
@@ -54,6 +56,7 @@ class GenerationRequest:
         stream: bool,
         timeout: float,
         request_id: str | None,
+        client_id: str = "",
     ) -> GenerationRequest:
         """A request of a call's arguments.
 
@@ -70,6 +73,7 @@ class GenerationRequest:
             return_cumulative_logprob=config.extra.get("logprobs") is not None,
             timeout=check_timeout(timeout),
             request_id=_request_id(request_id),
+            client_id=client_id,
             output_type=constraint.output_type if isinstance(constraint, JsonSchemaConstraint) else None,
         )
 
@@ -78,9 +82,13 @@ class GenerationRequest:
         return replace(self, timeout=seconds, attempt_id=uuid.uuid4().hex)
 
     def parameters(self) -> dict[str, int | str]:
-        """The request parameters: the milliseconds that the server may take, the try's name, and a stream's lease."""
+        """The request parameters: the milliseconds that the server may take, the names of try and client, and a stream's lease."""
         parameters: dict[str, int | str] = {"deadline_ms": math.ceil(self.timeout * 1000), "attempt_id": self.attempt_id}
-        return parameters | {"lease_ms": round(LEASE * 1000)} if self.stream else parameters
+        if self.client_id:
+            parameters["client_id"] = self.client_id
+        if self.stream:
+            parameters["lease_ms"] = round(LEASE * 1000)
+        return parameters
 
     def tensors(self) -> dict[str, str | bool]:
         """The value of each input tensor, all of shape [1]."""

@@ -7,7 +7,7 @@ import random
 import time
 from dataclasses import dataclass
 
-from ananke_client.errors import AnankeError, DeadlineExceededError, InvalidRequestError, RetryableError
+from ananke_client.errors import AnankeError, DeadlineExceededError, InvalidRequestError, OverloadedError, RetryableError
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -17,7 +17,8 @@ class RetryPolicy:
     Only a ``RetryableError`` is tried again (overloaded, or the engine or the way to it down), and only while no text has been
     handed out and the call's timeout leaves room for the wait. The n-th wait is drawn evenly from 0 to
     ``min(longest, first * factor ** (n - 1))`` seconds, so that clients that failed together do not come back together ("full jitter":
-    https://aws.amazon.com/builders-library/timeouts-retries-and-backoff-with-jitter/).
+    https://aws.amazon.com/builders-library/timeouts-retries-and-backoff-with-jitter/). Where the server says after how many seconds it
+    can take the request, they are waited beforehand, ``longest`` at most.
 
     Raises:
         InvalidRequestError: a value is out of its range.
@@ -80,6 +81,8 @@ class Attempts:
         self._failed += 1
         if isinstance(error, RetryableError) and self._failed < self._policy.attempts:
             wait = self._policy.wait(self._failed)
+            if isinstance(error, OverloadedError) and error.retry_after is not None:
+                wait += min(error.retry_after, self._policy.longest)
             if time.monotonic() + wait < self._deadline:
                 return wait
         if self._failed > 1:

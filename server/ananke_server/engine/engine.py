@@ -18,11 +18,11 @@ from ananke_client.errors import (
     DeadlineExceededError,
     EngineUnavailableError,
     InvalidRequestError,
-    OverloadedError,
 )
 from ananke_server.constraints import UNCONSTRAINED, CompiledConstraint, Compiler
 from ananke_server.constraints.refusal import error_from
 from ananke_server.constraints.service import make_compiler
+from ananke_server.engine.admission import Admission
 from ananke_server.engine.attempts import Attempt, verification, verified_attempt
 from ananke_server.engine.life import EngineLife, Rest
 from ananke_server.engine.prompt import prompt_tokens
@@ -59,6 +59,7 @@ class GuidedEngine:
         self.pending = 0
         """Requests taken and not yet answered."""
         self._seal = seal
+        self._admission = Admission(settings.concurrency or settings.max_num_seqs)
         self.life = life
         self._tokenizer = llm.get_tokenizer()
         self._compiler = make_compiler(settings)
@@ -113,7 +114,7 @@ class GuidedEngine:
             AnankeError: with the code of whatever went wrong.
         """
         if self.pending >= self.settings.max_pending:
-            raise OverloadedError(f"{self.pending} requests are pending; try again later")
+            self._admission.make_room(request.client)
         timeline = Timeline()
         timeout = request.timeout or self.settings.request_timeout
         self.pending += 1
@@ -142,7 +143,11 @@ class GuidedEngine:
 
         async def sample(tried: SamplingParams, number: int, pass_on: Emit) -> Attempt:
             request_id = request.request_id if number == 1 else f"{request.request_id}-{number}"
-            async with self.life.engine() as engine, engine.guide(compiled.grammar, tried) as hold:
+            async with (
+                self._admission.place(request.client),
+                self.life.engine() as engine,
+                engine.guide(compiled.grammar, tried) as hold,
+            ):
                 timeline.admit()
                 last = await _stream(engine, request_id, prompt, tried, pass_on, timeline)
                 timeline.finish()

@@ -167,7 +167,9 @@ class EngineLife:
                 while self._using:
                     await asyncio.sleep(WATCH_SECONDS)
         await self._end()
+        begun = time.monotonic()
         self._run(await self._started())
+        logger.info("the engine has started again, in %.1f s", time.monotonic() - begun)
 
     async def _started(self) -> VllmEngine:
         """A new engine, as soon as one starts."""

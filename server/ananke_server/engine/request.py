@@ -29,6 +29,8 @@ class GenerateRequest:
     caller_id: str = ""
     attempt_id: str = ""
     lease: float | None = None
+    client: str = ""
+    """Whose request it is, for a fair share of the engine."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ Presets = Mapping[str, Mapping[str, Any]]
 
 PRESETS: Presets = {
     # Starts sooner, says more, and shows a full queue early.
-    "development": {"enforce_eager": True, "log_level": "DEBUG", "max_num_seqs": 32, "max_pending": 64},
+    "development": {"enforce_eager": True, "log_level": "DEBUG", "max_num_seqs": 32, "concurrency": 10, "max_pending": 64},
     # Logs for machines, a record of every answer that outlives a power cut, and a GPU that is free while nobody calls.
     "production": {
         "log_format": "json",

@@ -95,8 +95,11 @@ class ContainerSection(Section):
     """Seconds within which a started server must be ready, downloads of the model included."""
     request_timeout: float = Field(default=600.0, gt=0)
     """Seconds after which a request ends that set no deadline of its own."""
+    concurrency: int | None = Field(default=None, gt=0)
+    """Requests in the engine at once, each client having its fair share of them; by default as many as share a step, `max_num_seqs`."""
     max_pending: int = Field(default=1024, gt=0)
-    """Requests in the engine, running and waiting; one more is answered as overloaded."""
+    """Requests in the engine and waiting for it; of one more, or of the client that has the most waiting, one is answered as
+    overloaded."""
     idle_timeout: float | None = Field(default=None, gt=0)
     """Seconds without a request after which the engine lets go of its GPU, until the next request wakes it; by default never."""
     sleep_level: Literal[0, 1, 2] = 1

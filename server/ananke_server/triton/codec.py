@@ -18,7 +18,7 @@ WANTS = ("return_finish_reason", "return_cumulative_logprob", "return_logprobs",
 _INPUTS = ("text_input", "constraint", "sampling_parameters", "stream", "exclude_input_in_output", *WANTS, "deadline_ms")
 # Ours, and those that Triton's protocols and clients have of their own.
 _COMMANDS: tuple[Literal["cancel", "renew"], ...] = ("cancel", "renew")
-_OURS = ("deadline_ms", "lease_ms", "attempt_id", *_COMMANDS)
+_OURS = ("deadline_ms", "lease_ms", "attempt_id", "client_id", *_COMMANDS)
 _TRITONS = ("id", "sequence_id", "sequence_start", "sequence_end", "priority", "timeout", "binary_data_output")
 _PARAMETERS = frozenset((*_OURS, *_TRITONS))
 
@@ -67,6 +67,7 @@ def decode_request(request: Any) -> GenerateRequest | Command:
         caller_id=request.request_id(),
         attempt_id=_text_parameter(parameters, "attempt_id") or "",
         lease=_seconds(parameters, "lease_ms"),
+        client=_text_parameter(parameters, "client_id") or "",
         prompt=prompt,
         constraint=text_of(request, "constraint"),
         sealed=sealed or None,

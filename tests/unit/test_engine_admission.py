@@ -1,0 +1,151 @@
+"""Admission: fair shares of the engine's places, and who gives way when the queue is full."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections import Counter
+from collections.abc import Awaitable
+
+import pytest
+
+from ananke_client.errors import OverloadedError
+from ananke_server.engine.admission import Admission
+
+
+class Run:
+    """Requests by name, which hold a place until they are let go."""
+
+    def __init__(self, places: int) -> None:
+        self.admission = Admission(places)
+        self.inside: list[str] = []
+        self.tasks: dict[str, asyncio.Task[None]] = {}
+        self._ends: dict[str, asyncio.Event] = {}
+
+    async def ask(self, name: str, client: str) -> None:
+        self._ends[name] = asyncio.Event()
+        self.tasks[name] = asyncio.create_task(self._hold(name, client))
+        await asyncio.sleep(0)
+
+    async def end(self, name: str) -> None:
+        self._ends[name].set()
+        await self.tasks[name]
+        await settle()
+
+    async def _hold(self, name: str, client: str) -> None:
+        async with self.admission.place(client):
+            self.inside.append(name)
+            try:
+                await self._ends[name].wait()
+            finally:
+                self.inside.remove(name)
+
+
+async def settle() -> None:
+    for _ in range(5):
+        await asyncio.sleep(0)
+
+
+def runs(scenario: Awaitable[None]) -> None:
+    async def bounded() -> None:
+        async with asyncio.timeout(10):
+            await scenario
+
+    asyncio.run(bounded())
+
+
+def test_a_flood_delays_another_clients_request_by_one_place() -> None:
+    async def scenario() -> None:
+        run = Run(places=2)
+        for number in range(50):
+            await run.ask(f"flood {number}", "flood")
+        await run.ask("single", "other")
+        assert run.inside == ["flood 0", "flood 1"]
+        assert run.admission.waiting == 49
+        await run.end("flood 0")
+        assert run.inside == ["flood 1", "single"]
+        await run.end("single")
+        assert run.inside == ["flood 1", "flood 2"]
+
+    runs(scenario())
+
+
+def test_places_are_shared_evenly_and_each_line_keeps_its_order() -> None:
+    async def scenario() -> None:
+        run = Run(places=6)
+        for number in range(60):
+            await run.ask(f"a{number:02}", "a")
+        for number in range(30):
+            await run.ask(f"b{number:02}", "b")
+            await run.ask(f"c{number:02}", "c")
+        seen: list[str] = []
+        while run.inside:
+            shares = Counter(name[0] for name in run.inside)
+            if 6 <= len(seen) <= 60:  # all three have requests waiting
+                assert set(shares.values()) == {2}, shares
+            name = run.inside[0]
+            seen.append(name)
+            await run.end(name)
+        for client in "abc":
+            own = [name for name in seen if name[0] == client]
+            assert own == sorted(own)
+        assert len(seen) == 120
+        assert run.admission.waiting == 0
+
+    runs(scenario())
+
+
+def test_where_the_queue_is_full_the_longest_line_gives_way() -> None:
+    async def scenario() -> None:
+        run = Run(places=1)
+        for number in range(5):
+            await run.ask(f"flood {number}", "flood")
+        with pytest.raises(OverloadedError, match=r"too many requests are pending; try again in \d+\.\d s"):
+            run.admission.make_room("flood")
+        run.admission.make_room("other")
+        await run.ask("single", "other")
+        await settle()
+        with pytest.raises(OverloadedError, match="other clients have fewer") as given_way:
+            await run.tasks["flood 4"]
+        assert given_way.value.retry_after is not None
+        await run.end("flood 0")
+        assert run.inside == ["single"]
+
+    runs(scenario())
+
+
+def test_lines_of_equal_length_do_not_give_way() -> None:
+    async def scenario() -> None:
+        run = Run(places=1)
+        for client in ("a", "a", "b"):
+            await run.ask(f"{client}{len(run.tasks)}", client)
+        with pytest.raises(OverloadedError):
+            run.admission.make_room("c")
+
+    runs(scenario())
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_whoever_leaves_at_whatever_moment_no_place_is_lost(seed: int) -> None:
+    async def scenario() -> None:
+        chance = random.Random(seed)
+        run = Run(places=3)
+        for number in range(200):
+            await run.ask(str(number), chance.choice("abcd"))
+            if chance.random() < 0.4:
+                run.tasks[str(chance.randrange(number + 1))].cancel()
+            if run.inside and chance.random() < 0.4:
+                # The end of one and the cancel of the next may fall into the same moment.
+                run._ends[chance.choice(run.inside)].set()
+            if chance.random() < 0.5:
+                await settle()
+            assert len(run.inside) <= 3
+        for end in run._ends.values():
+            end.set()
+        await asyncio.wait(run.tasks.values())
+        assert run.admission.waiting == 0
+        for number in range(3):
+            await run.ask(f"last {number}", "x")
+        assert len(run.inside) == 3
+
+    runs(scenario())
