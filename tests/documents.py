@@ -10,7 +10,7 @@ from ananke_server.launch import PROJECT
 
 DOCUMENTS = [
     "README.md",
-    *sorted(str(path.relative_to(PROJECT)) for path in (PROJECT / "docs").glob("*.md")),
+    *sorted(str(path.relative_to(PROJECT)) for path in (PROJECT / "docs").rglob("*.md")),
     "benchmarks/README.md",
     "examples/http/README.md",
 ]
@@ -47,6 +47,11 @@ class Block:
     @property
     def reason_not_to_run(self) -> str | None:
         return next((why for (document, begin), why in NOT_RUN.items() if document == self.document and self.text.startswith(begin)), None)
+
+    @property
+    def runs(self) -> bool:
+        """Whether it is run by the tests."""
+        return self.language in RUN and self.reason_not_to_run is None
 
     @property
     def file(self) -> str | None:
