@@ -11,10 +11,12 @@ from list_files import tracked
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 
+_SHOWN = (".md", ".png", ".json", ".txt", ".py", ".sh", ".mts")
+
 
 def on_files(files: Files, *, config: MkDocsConfig) -> Files:
-    """Every file of the checkout in place of those in ``docs_dir``; the theme's stay."""
+    """The checkout's documents, and what they may link to, in place of those in ``docs_dir``; the theme's stay."""
     root = Path(config.config_file_path).parent
-    ours = [File(path, str(root), config.site_dir, config.use_directory_urls) for path in tracked()]
+    ours = [File(path, str(root), config.site_dir, config.use_directory_urls) for path in tracked() if path.endswith(_SHOWN)]
     theirs = [file for file in files if file.src_dir != config.docs_dir]
     return Files([*theirs, *ours])
