@@ -64,7 +64,7 @@ class Runner:
             text = re.sub(old, new, text)
         text = re.sub(r"^make ", f"make --no-print-directory -C {PROJECT} ", text, flags=re.MULTILINE)
         environment = {**os.environ, "ANANKE_GRPC_URL": self.grpc, "ANANKE_HTTP_URL": f"http://{self.http}", **self.environment}
-        done = subprocess.run(command, input=text, cwd=self.folder, env=environment, capture_output=True, text=True, timeout=200)
+        done = subprocess.run(command, input=text, cwd=self.folder, env=environment, capture_output=True, text=True, timeout=READY_SECONDS)
         assert done.returncode == 0, f"{block}: {done.stdout}{done.stderr}"
         return done.stdout
 
