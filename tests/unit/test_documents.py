@@ -142,7 +142,7 @@ PROVOKED = {
     "cannot listen on …: Address already in use": (START, {"ANANKE_HTTP_PORT": "taken"}),
     "the model folder … does not exist": (START, {"ANANKE_MODEL": "/nowhere"}),
     "ANANKE_SIGNING_KEY_FILE: … cannot be read": (START, {"ANANKE_SIGNING_KEY_FILE": "/nowhere"}),
-    "validation error for Settings": (START, {"ANANKE_MAX_NUM_SEQS": "many"}),
+    "ANANKE_…: it should be …": (START, {"ANANKE_MAX_NUM_SEQS": "many"}),
 }
 
 
