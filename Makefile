@@ -9,7 +9,7 @@ export ANANKE_MODEL := $(MODEL)
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test serve examples stop status health config key lint lock clean
+.PHONY: help setup run test serve examples stop status health config key docs lint lock clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
@@ -45,6 +45,9 @@ config: setup ## print the effective configuration and where each value came fro
 
 key: setup ## make a key pair that signs provenance (KEY=FILE puts it elsewhere)
 	@$(PYTHON_IN_VENV) scripts/make_key.py $(KEY)
+
+docs: setup ## build the documentation's site into .ananke/site
+	@scripts/build_docs.sh
 
 lint: setup ## ruff, mypy, and shellcheck where it is installed
 	@$(PYTHON_IN_VENV) -m ruff check .

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import re
 import sys
@@ -44,24 +45,38 @@ CONFIG = GenerationConfig(max_tokens=200, temperature=0.7, seed=7)
 
 
 def main() -> int:
-    http, grpc, metrics = free_ports(3)
-    log = PROJECT / ".ananke" / "run" / "demo.log"
+    parser = argparse.ArgumentParser(description="Show outputs that are enforced and verified, and a refusal.")
+    parser.add_argument("--server", metavar="HOST:PORT", help="one that runs (gRPC), instead of one of its own")
+    server = parser.parse_args().server
     try:
-        with TritonServer([PROJECT / "model_repository"], http_port=http, grpc_port=grpc, metrics_port=metrics, log_file=log) as server:
-            started = time.monotonic()
-            server.wait_until_ready(600, progress=lambda seconds: _line(f"starting Triton and vLLM … {seconds:.0f} s"))
-            _line(f"Triton is ready after {time.monotonic() - started:.0f} s: {server.http_url} (HTTP), {server.grpc_url} (gRPC)\n")
-            with AnankeInferenceClient(url=server.grpc_url) as client:
-                _show_json_schema(client)
-                _show_regex(client)
-                _show_verified(client)
-                _show_refusal(client)
-            _line("stopping the server …")
+        if server:
+            _show(server)
+        else:
+            _show_with_a_server()
     except (LaunchError, AnankeError, AssertionError) as error:
         print(f"\n{error}", file=sys.stderr)
         return 1
-    _line("the server has stopped\n")
     return 0
+
+
+def _show_with_a_server() -> None:
+    http, grpc, metrics = free_ports(3)
+    log = PROJECT / ".ananke" / "run" / "demo.log"
+    with TritonServer([PROJECT / "model_repository"], http_port=http, grpc_port=grpc, metrics_port=metrics, log_file=log) as server:
+        started = time.monotonic()
+        server.wait_until_ready(600, progress=lambda seconds: _line(f"starting Triton and vLLM … {seconds:.0f} s"))
+        _line(f"Triton is ready after {time.monotonic() - started:.0f} s: {server.http_url} (HTTP), {server.grpc_url} (gRPC)\n")
+        _show(server.grpc_url)
+        _line("stopping the server …")
+    _line("the server has stopped\n")
+
+
+def _show(server: str) -> None:
+    with AnankeInferenceClient(url=server) as client:
+        _show_json_schema(client)
+        _show_regex(client)
+        _show_verified(client)
+        _show_refusal(client)
 
 
 def _show_json_schema(client: AnankeInferenceClient) -> None:

@@ -15,6 +15,7 @@ HEAD = """# Files
 One line for each file, or for a folder whose files need none of their own. Made by `scripts/list_files.py` from docstrings.
 """
 FOLDERS = {
+    "docs/api": "Pages of the API reference, filled from docstrings by `make docs`.",
     "benchmarks": "Results, each with the command that made it: see its README.",
     "tests/gpu": "Tests that need a GPU; skipped without one.",
     "tests/serving": "Tests against a real server: Triton, vLLM on CPU and the small model, started once a run.",
@@ -31,6 +32,7 @@ FILES = {
     "docs/CONFIGURATION.md": "Where settings come from, what is checked before a start, and every setting.",
     "docs/CONSTRAINTS.md": "Every kind of constraint, what is enforced, verified and refused.",
     "docs/FILES.md": "This list.",
+    "docs/QUICKSTART.md": "From a clone to a first answer in five minutes.",
     "docs/PROVENANCE.md": "The statement and its envelope, keys, verification and replay.",
     "examples/http/README.md": "Calling the server from other languages over plain HTTP.",
     "model_repository/generate/1/.gitkeep": "Keeps the version's folder, without which Triton refuses an ensemble.",
@@ -40,6 +42,7 @@ FILES = {
     "model_repository/validate/config.pbtxt": "The model that turns a constraint into a grammar and a report.",
     "pyproject.toml": "The distribution, its extras, and the settings of its tools.",
     "requirements/cpu.txt": "Lock for machines without a GPU.",
+    "requirements/docs.txt": "Lock for the documentation's site.",
     "requirements/gpu.txt": "Lock for machines with a GPU.",
     "requirements/image.txt": "Lock for a container image.",
 }
@@ -60,7 +63,7 @@ def listing() -> str:
         subprocess.CalledProcessError: this is no checkout of git.
     """
     shown: dict[str, list[str]] = {}
-    paths = {_shown(path) for path in _tracked() if not path.endswith(_MARKERS)}
+    paths = {_shown(path) for path in tracked() if not path.endswith(_MARKERS)}
     for path in sorted(paths, key=lambda path: path.rpartition("/")):
         folder, _, name = path.rpartition("/")
         shown.setdefault(folder, []).append(f"| `{name}{'/' if path in FOLDERS else ''}` | {_description(path)} |")
@@ -68,7 +71,12 @@ def listing() -> str:
     return HEAD + "".join(sections)
 
 
-def _tracked() -> list[str]:
+def tracked() -> list[str]:
+    """Every file of the checkout, and what git does not ignore beside it, by its path from the top.
+
+    Raises:
+        subprocess.CalledProcessError: this is no checkout of git.
+    """
     command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
     files = subprocess.run(command, cwd=PROJECT, check=True, capture_output=True, text=True).stdout.split("\0")
     return [path for path in files if path and (PROJECT / path).is_file()]

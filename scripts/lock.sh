@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Resolve pyproject.toml into the three lock files under requirements/ (needs uv on PATH).
-#   cpu    a machine without a GPU      gpu    the same with one      image    the container
+# Resolve pyproject.toml into the lock files under requirements/ (needs uv on PATH).
+#   cpu    a machine without a GPU      gpu    the same with one      image    the container      docs    the site
 # A lock pins every package, so it is installed with `pip install --no-deps`.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -12,14 +12,15 @@ resolve() { # NAME ARGUMENT...
     echo "requirements/$1.txt"
     {
         echo "# Made by scripts/lock.sh from pyproject.toml; do not edit."
-        uv pip compile pyproject.toml --universal --python-version 3.11 --quiet --no-header --no-annotate "${@:2}" |
+        uv pip compile --universal --python-version 3.11 --quiet --no-header --no-annotate "${@:2}" |
             sed -E "s/(python_full_version < '3.13'|platform_machine == 'x86_64'|sys_platform == 'linux'|(platform_python_)?implementation(_name)? == '[cC][pP]ython')( and )?//g; s/ *(and|;)? *$//"
     } >"requirements/$1.txt"
 }
 # PyTorch's CPU build links no CUDA library, though PyPI's metadata of torch names them.
 without_cuda() { sed -i -E '/^(cuda-|nvidia-(c|n)|triton==)/d; s/^torch==[0-9.]+/&+cpu/' "requirements/$1.txt"; }
 
-resolve cpu --extra server --extra cpu --extra local --extra dev --override "$stub_numpy"
+resolve cpu pyproject.toml --extra server --extra cpu --extra local --extra dev --override "$stub_numpy"
 without_cuda cpu
-resolve gpu --extra server --extra gpu --extra local --extra dev --override "$stub_numpy"
-resolve image --extra server --extra gpu
+resolve gpu pyproject.toml --extra server --extra gpu --extra local --extra dev --override "$stub_numpy"
+resolve image pyproject.toml --extra server --extra gpu
+resolve docs --group pyproject.toml:docs

@@ -1,6 +1,6 @@
 """Serve the model repository in the background (start, stop, status) or in this terminal (foreground).
 
-What runs is recorded in .ananke/run/server.json, so that a later call finds it.
+What runs is recorded in .ananke/run/server.json, so that a later call finds it; $ANANKE_RUN_DIR names another folder, for another server.
 """
 
 import argparse
@@ -18,7 +18,7 @@ from types import FrameType
 
 from ananke_server.launch import PROJECT, LaunchError, Session, TritonServer, is_ready
 
-RUN = PROJECT / ".ananke" / "run"
+RUN = Path(os.environ.get("ANANKE_RUN_DIR") or PROJECT / ".ananke" / "run")
 RECORD = RUN / "server.json"
 LOG = RUN / "triton.log"
 

@@ -261,7 +261,7 @@ def find_triton(project: Path = PROJECT) -> Triton:
     if on_path and backends:
         candidates.insert(1, Triton(Path(on_path), Path(backends)))
     if binary:
-        candidates = [Triton(Path(binary), Path(backends) if backends else Path(binary).parents[1] / "backends")]
+        candidates = [Triton(Path(binary), Path(backends) if backends else Path(binary).parent.parent / "backends")]
     for triton in candidates:
         if os.access(triton.binary, os.X_OK) and triton.backends.is_dir():
             return triton
