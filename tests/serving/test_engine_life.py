@@ -22,13 +22,15 @@ from ananke_client import (
     DeadlineExceededError,
     EngineUnavailableError,
     GenerationConfig,
+    OverloadedError,
     RetryPolicy,
 )
 from ananke_server.launch import TritonServer, wait_until
 
 # Eight requests of some 160 tokens need 1,280; the cache holds 512.
 BLOCKS, BLOCK_SIZE, REQUESTS = 16, 32, 8
-RESTART_SECONDS = 60.0
+PENDING = 40
+RESTART_SECONDS = 240.0  # it takes some 25 on two cores that nobody else needs
 IDLE_SECONDS = 20.0
 LONG, SHORT = ConstraintSpec.regex("[0-9]{350}"), ConstraintSpec.regex("[0-9]{4}")
 
@@ -36,7 +38,14 @@ LONG, SHORT = ConstraintSpec.regex("[0-9]{350}"), ConstraintSpec.regex("[0-9]{4}
 @pytest.fixture(scope="module")
 def small_server() -> Iterator[TritonServer]:
     engine_args = f'{{"num_gpu_blocks_override": {BLOCKS}, "block_size": {BLOCK_SIZE}, "enable_prefix_caching": false}}'
-    server = start_server("small", ANANKE_MAX_MODEL_LEN="400", ANANKE_ENGINE_ARGS=engine_args, ANANKE_IDLE_TIMEOUT=str(IDLE_SECONDS))
+    server = start_server(
+        "small",
+        ANANKE_MAX_MODEL_LEN="400",
+        ANANKE_ENGINE_ARGS=engine_args,
+        ANANKE_IDLE_TIMEOUT=str(IDLE_SECONDS),
+        ANANKE_CONCURRENCY=str(REQUESTS),
+        ANANKE_MAX_PENDING=str(PENDING),
+    )
     yield server
     server.stop()
 
@@ -74,6 +83,25 @@ def test_faulty_connections_lose_no_item_and_deliver_no_token_twice(small_server
             else:
                 assert "".join(delivered) == expected
     assert 0 < cut <= proxy.met["reset"] + proxy.met["cut"], proxy.met
+
+
+def test_a_flood_of_one_client_leaves_room_for_anothers_single_request(small_server: TritonServer) -> None:
+    """More than the queue takes: the flood's own requests are refused, each with a hint when to come again."""
+    url, once = small_server.grpc_url, RetryPolicy(attempts=1)
+    with AnankeInferenceClient(url=url, retry=once) as flood, AnankeInferenceClient(url=url, retry=once) as single:
+        with ThreadPoolExecutor(2 * PENDING) as pool:
+            asked = [pool.submit(flood.generate, "x", ConstraintSpec.regex("[0-9]{30}")) for _ in range(2 * PENDING)]
+            while not any(future.done() for future in asked):
+                time.sleep(0.01)
+            assert single.generate("x", SHORT).constraint_satisfied
+            still_waiting = sum(not future.done() for future in asked)
+        refused = [future.exception() for future in asked if future.exception() is not None]
+    assert still_waiting > REQUESTS
+    assert len(refused) >= PENDING
+    for error in refused:
+        assert isinstance(error, OverloadedError)
+        assert error.retry_after is not None
+    assert all(future.result().constraint_satisfied for future in asked if future.exception() is None)
 
 
 def test_dead_mask_processes_end_what_is_constrained_and_are_started_again(small_server: TritonServer) -> None:
