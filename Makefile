@@ -16,7 +16,7 @@ endif
 .PHONY: help install setup deploy run test serve examples stop status health config logs bench info key docs lint lock clean
 
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
 
 install: setup ## the same as setup (the client alone, into an environment of your own: pip install .)
 

@@ -10,6 +10,8 @@ import json
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,7 @@ from bench_server import serving
 from serve import Record
 
 from ananke_client import AnankeInferenceClient, ConstraintSpec, GenerationConfig
-from ananke_server.launch import LaunchError
+from ananke_server.launch import LaunchError, TritonServer
 
 ANANKE = str(Path(sys.executable).with_name("ananke"))
 
@@ -38,11 +40,7 @@ def main() -> int:
         url = arguments.server or (record.grpc if (record := Record.read()) else None)
         if url is not None:
             return report(None, url, load, as_json=arguments.json)
-        begin = time.perf_counter()
-        with serving([], "bench") as server:
-            ready = time.perf_counter() - begin
-            await_first_token(server.grpc_url)
-            cold = ColdStart(ready_seconds=ready, first_token_seconds=time.perf_counter() - begin)
+        with started() as (server, cold):
             return report(cold, server.grpc_url, load, as_json=arguments.json)
     except LaunchError as error:
         print(f"bench: {error}", file=sys.stderr)
@@ -57,6 +55,20 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--max-tokens", type=int, default=32)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     return parser.parse_args()
+
+
+@contextmanager
+def started() -> Iterator[tuple[TritonServer, ColdStart]]:
+    """A server of its own, and how long it took.
+
+    Raises:
+        LaunchError: it does not start.
+    """
+    begin = time.perf_counter()
+    with serving([], "bench") as server:
+        ready = time.perf_counter() - begin
+        await_first_token(server.grpc_url)
+        yield server, ColdStart(ready_seconds=ready, first_token_seconds=time.perf_counter() - begin)
 
 
 def await_first_token(url: str) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
+import shlex
 from typing import Any
 
 import helm_python as helm
@@ -253,6 +255,15 @@ def test_replicas_scale_by_a_metric_that_is_exported() -> None:
     names = set(re.findall(r"ananke_\w+", " ".join(queries)))
     assert names
     assert all(f'"{name}"' in metrics for name in names)
+
+
+def test_the_documented_installations_render() -> None:
+    text = (PROJECT / "docs" / "DEPLOYMENT.md").read_text().replace("\\\n", " ")
+    commands = [shlex.split(line, comments=True) for line in re.findall(r"^helm .* install .*$", text, re.MULTILINE)]
+    assert len(commands) == 2
+    for words in commands:
+        assert "deploy/helm/ananke" in words
+        render(helm.parse_set_string(",".join(after for before, after in itertools.pairwise(words) if before == "--set")))
 
 
 def test_chart_script_and_image_agree() -> None:

@@ -9,7 +9,10 @@ import pytest
 
 from ananke_server.launch import PROJECT
 
-ASKED_FOR = set("install setup deploy test run serve stop examples health logs bench clean info help".split())
+ASKED_FOR = {
+    *("install", "setup", "deploy", "test", "run", "serve", "stop"),
+    *("examples", "health", "logs", "bench", "clean", "info", "help"),
+}
 MAKEFILE = (PROJECT / "Makefile").read_text()
 
 
@@ -21,7 +24,7 @@ def make(*arguments: str) -> str:
 
 def test_help_names_every_target() -> None:
     targets = set(re.findall(r"^([a-z-]+):", MAKEFILE, re.MULTILINE))
-    assert ASKED_FOR <= targets
+    assert targets >= ASKED_FOR
     assert set(re.findall(r"^  make (\S+) ", make("help"), re.MULTILINE)) == targets
     phony = re.search(r"^\.PHONY: (.*)$", MAKEFILE, re.MULTILINE)
     assert phony is not None
