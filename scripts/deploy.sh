@@ -92,7 +92,7 @@ choose() {
     local default="Qwen/Qwen2.5-Coder-7B-Instruct"
     [[ $mode != dev ]] || default="Qwen/Qwen2.5-Coder-1.5B-Instruct"
     model=${model:-${ANANKE_MODEL:-}}
-    [[ -n $model ]] || choose_one model "Model: a number, a hub's name or a folder" "$default" "$(names_of_models)"
+    [[ -n $model ]] || choose_one model "Model: a number, a hub's name or a folder" "$default" "${MODELS[*]%% *}"
     if [[ $mode == custom ]]; then
         ask gpus "GPUs that share the model" 1
         ask config "Configuration" "$([[ -f config.yaml ]] && echo config.yaml)"
@@ -111,8 +111,6 @@ choose() {
         model=$(cd "$model" && pwd)
     fi
 }
-
-names_of_models() { local row; for row in "${MODELS[@]}"; do echo "${row%% *}"; done; }
 
 choose_one() { # VARIABLE QUESTION DEFAULT CHOICES
     local choices i answer
@@ -150,10 +148,9 @@ check_docker() {
     info=$(docker info --format '{{.ServerVersion}}|{{.DockerRootDir}}|{{range $n, $r := .Runtimes}}{{$n}} {{end}}' 2>&1) ||
         fail "docker does not answer: start it (systemctl start docker), or add yourself to the group docker; it says: $(last_line "$info")"
     IFS='|' read -r docker_version docker_root docker_runtimes <<<"$(last_line "$info")"
-    report "docker" "$docker_version"
     [[ " $docker_runtimes " == *" nvidia "* ]] || command -v nvidia-container-runtime-hook >/dev/null ||
         fail "docker has no NVIDIA runtime: install nvidia-container-toolkit, then nvidia-ctk runtime configure --runtime=docker and restart docker"
-    report "NVIDIA runtime" "there"
+    report "docker" "$docker_version, with NVIDIA's runtime"
 }
 
 # Sets devices: the GPUs with the most free memory.
@@ -175,6 +172,8 @@ check_gpus() {
 check_gpu_memory() { # TABLE PRESENT
     local total free share=${ANANKE_GPU_MEMORY_UTILIZATION:-0.9} weights need usable
     total=$(cut -d, -f2 <<<"$1" | sort -n | head -n 1) free=$(cut -d, -f3 <<<"$1" | sort -n | head -n 1)
+    [[ $share =~ ^(0?[.][0-9]+|1([.]0*)?)$ ]] || fail "ANANKE_GPU_MEMORY_UTILIZATION is a share of 1, not $share"
+    [[ $total$free =~ ^[0-9\ ]+$ ]] || { warn "nvidia-smi does not say how much memory the GPU has, so whether $model fits is not known"; return; }
     usable=$(calculate "$total * $share / 1024")
     (($(calculate "$free >= $total * $share"))) ||
         fail "only $(calculate "$free / 1024") of $(calculate "$total / 1024") GiB of GPU memory are free, and the server takes $share of it: end what else uses the GPU (nvidia-smi), or set ANANKE_GPU_MEMORY_UTILIZATION"
@@ -234,8 +233,7 @@ check_container() {
         there=${there%% *}
         [[ $there != running ]] || return 0 # its ports are the ones that it will give back
     fi
-    local port address=$bind
-    [[ $bind != 0.0.0.0 ]] || address=127.0.0.1
+    local port address=${bind/#0.0.0.0/127.0.0.1}
     for port in "$http_port" "$grpc_port" "$metrics_port"; do
         ! (: <>"/dev/tcp/$address/$port") 2>/dev/null || fail "port $port of $address is taken: end what listens there (make stop), or give another port"
     done
@@ -248,10 +246,9 @@ ask_credentials() {
     [[ $build == no || -n ${NGC_API_KEY:-} ]] || ask_secret NGC_API_KEY "NGC API key (Enter: pull the base image without)"
     [[ ! -d $model ]] || return 0
     [[ -n ${HF_TOKEN:-} ]] || ask_secret HF_TOKEN "Hugging Face token (Enter: none)"
-    [[ -n ${HF_TOKEN:-} ]] || ! is_gated || fail "$model is gated: accept its licence on the hub, and set HF_TOKEN"
+    [[ -n ${HF_TOKEN:-} ]] || ! grep -q "^$model .* gated$" <<<"$(printf '%s\n' "${MODELS[@]}")" ||
+        fail "$model is gated: accept its licence on the hub, and set HF_TOKEN"
 }
-
-is_gated() { printf '%s\n' "${MODELS[@]}" | grep -q "^$model .* gated$"; }
 
 ask_secret() { # VARIABLE QUESTION
     [[ $yes == no ]] || return 0
@@ -272,7 +269,9 @@ assemble() {
         --stop-timeout 60
         --publish "$bind:$http_port:8000" --publish "$bind:$grpc_port:8001" --publish "$bind:$metrics_port:8002"
         --volume "$name-models:/var/cache/ananke/models" --volume "$name-compile:/var/cache/ananke/compile"
-        --env "ANANKE_TENSOR_PARALLEL_SIZE=$gpus")
+        --volume "$name-state:/var/lib/ananke"
+        --env "ANANKE_TENSOR_PARALLEL_SIZE=$gpus" --env "ANANKE_START_TIMEOUT=$timeout"
+        --env ANANKE_HTTP_PORT=8000 --env ANANKE_GRPC_PORT=8001 --env ANANKE_METRICS_PORT=8002)
     case $mode in
         dev) run_command+=(--env ANANKE_PRESET=development) ;;
         prod) run_command+=(--env ANANKE_PRESET=production) ;;
@@ -298,7 +297,7 @@ hand_on_environment() {
         case $variable in
             # Said otherwise above, or of this machine and not of the container.
             ANANKE_PRESET) [[ $mode != custom ]] || run_command+=(--env ANANKE_PRESET) ;;
-            ANANKE_MODEL | ANANKE_CONFIG | ANANKE_TENSOR_PARALLEL_SIZE | ANANKE_SIGNING_KEY_FILE) ;;
+            ANANKE_MODEL | ANANKE_CONFIG | ANANKE_TENSOR_PARALLEL_SIZE | ANANKE_START_TIMEOUT | ANANKE_SIGNING_KEY_FILE) ;;
             ANANKE_HOST | ANANKE_*_PORT | ANANKE_*_URL | ANANKE_DEVICE | ANANKE_TORCH_INDEX) ;;
             ANANKE_* | HF_TOKEN) [[ -z ${!variable} ]] || run_command+=(--env "$variable") ;;
         esac

