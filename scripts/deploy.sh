@@ -339,11 +339,7 @@ replace_container() {
 start_container() { do_it "${run_command[@]}" || fail "the container could not be started; docker's words are above"; }
 
 do_it() {
-    if [[ $dry_run == yes ]]; then
-        printf '+'; printf ' %q' "$@"; echo
-    else
-        "$@"
-    fi
+    if [[ $dry_run == yes ]]; then printf '+'; printf ' %q' "$@"; echo; else "$@"; fi
 }
 
 # ---- afterwards ----
