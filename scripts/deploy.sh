@@ -17,10 +17,9 @@
 #   -n, --dry-run           check everything, and print the commands instead of running them
 # Credentials come from NGC_API_KEY and HF_TOKEN, or are asked for without echo. Other ANANKE_... variables are handed on by name.
 set -euo pipefail
-cd "$(dirname "$0")/.."
 
-readonly PROJECT=$PWD
-readonly LABEL=ananke-triton.deployed
+PROJECT=$(cd "$(dirname "$0")/.." && pwd)
+readonly PROJECT LABEL=ananke-triton.deployed
 # GiB; allowances, for the base image with our packages and for what vLLM needs beside the weights.
 readonly IMAGE_GIB=40 OVERHEAD_GIB=3
 # name, billions of parameters, whether the hub asks for a token
@@ -95,7 +94,7 @@ choose() {
     [[ -n $model ]] || choose_one model "Model: a number, a hub's name or a folder" "$default" "${MODELS[*]%% *}"
     if [[ $mode == custom ]]; then
         ask gpus "GPUs that share the model" 1
-        ask config "Configuration" "$([[ -f config.yaml ]] && echo config.yaml)"
+        ask config "Configuration" "$PROJECT/config.yaml"
         ask bind "Address to publish the ports on" 127.0.0.1
         ask http_port "HTTP port" 8000
         ask grpc_port "gRPC port" 8001
@@ -106,7 +105,8 @@ choose() {
     http_port=${http_port:-8000} grpc_port=${grpc_port:-8001} metrics_port=${metrics_port:-8002}
     [[ -n $restart ]] || restart=$([[ $mode == dev ]] && echo no || echo unless-stopped)
     [[ -z $config || -f $config ]] || fail "there is no configuration $config"
-    if [[ $model == [./~]* || -d $model ]]; then
+    model=${model/#\~\//$HOME/}
+    if [[ $model == [./]* || -d $model ]]; then
         [[ -f $model/config.json ]] || fail "$model is no model's folder: it has no config.json"
         model=$(cd "$model" && pwd)
     fi
@@ -261,9 +261,9 @@ ask_secret() { # VARIABLE QUESTION
 # ---- commands ----
 
 assemble() {
-    build_command=(docker build --file Dockerfile.triton --tag "$image")
+    build_command=(docker build --file "$PROJECT/Dockerfile.triton" --tag "$image")
     [[ -z $base_image ]] || build_command+=(--build-arg "BASE_IMAGE=$base_image")
-    build_command+=(.)
+    build_command+=("$PROJECT")
     run_command=(docker run --detach --init --name "$name" --label "$LABEL=yes" --restart "$restart"
         --gpus "\"device=$devices\"" --shm-size 2g --ulimit memlock=-1 --security-opt no-new-privileges --cap-drop ALL
         --stop-timeout 60

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import httpx
 import pytest
 from bench import ColdStart, started
 
@@ -59,6 +60,13 @@ def test_it_can_be_seen_to_generate(life: Started) -> None:
     for options in ([], ["--generate"]):
         command = [str(Path(sys.executable).with_name("ananke")), "health", "--http", *options]
         assert subprocess.run(command, env=environment, capture_output=True, timeout=60).returncode == 0
+
+
+def test_models_can_neither_be_loaded_nor_unloaded_by_a_request(life: Started) -> None:
+    server, _ = life
+    for verb in ("load", "unload"):
+        assert httpx.post(f"http://{server.http_url}/v2/repository/models/validate/{verb}").is_error
+    assert httpx.get(f"http://{server.http_url}/v2/models/validate/ready").is_success
 
 
 def test_requests_under_way_end_in_full_when_the_server_is_told_to_stop(life: Started) -> None:

@@ -127,7 +127,7 @@ def value_of(argv: list[str], option: str) -> list[str]:
 def test_production_is_built_run_and_seen_generating(machine: Machine, unattended: list[str]) -> None:
     said = machine.deploy(*unattended, "--mode", "prod", scene={"ready_after": 3})
     assert machine.changes() == ["build", "run"]
-    assert value_of(machine.calls("build")[0]["argv"], "--file") == ["Dockerfile.triton"]
+    assert machine.calls("build")[0]["argv"][1:] == ["--file", f"{PROJECT}/Dockerfile.triton", "--tag", "ananke-triton", str(PROJECT)]
     argv = machine.run_options()
     assert argv[-1] == "ananke-triton"
     assert value_of(argv, "--gpus") == ['"device=0"']
