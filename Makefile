@@ -2,17 +2,23 @@
 #   MODEL=...           serve another model: a folder or a hub's name
 #   KEY=...             where `make key` puts the private key
 #   ANANKE_DEVICE=cpu   or gpu, where the choice by nvidia-smi is not wanted
+#   ARGS=...            options of `make deploy` (scripts/deploy.sh --help) and `make bench` (scripts/bench.py --help)
+#   LINES=100           of the log that `make logs` shows
 SHELL := /bin/bash
 PYTHON_IN_VENV := .venv/bin/python
+LOG := .ananke/run/triton.log
+LINES ?= 100
 ifdef MODEL
 export ANANKE_MODEL := $(MODEL)
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test serve examples stop status health config key docs lint lock clean
+.PHONY: help install setup deploy run test serve examples stop status health config logs bench info key docs lint lock clean
 
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
+
+install: setup ## the same as setup (the client alone, into an environment of your own: pip install .)
 
 setup: ## make .venv, Triton's server and a small model, all inside the tree
 	@scripts/setup.sh
@@ -25,6 +31,9 @@ test: setup ## set up, then run every test, those against a real server too
 
 serve: setup ## set up, then serve in the background
 	@$(PYTHON_IN_VENV) scripts/serve.py start
+
+deploy: ## build the image and run it on this machine's GPUs, after checks (ARGS="--mode prod --yes")
+	@scripts/deploy.sh $(ARGS)
 
 examples: setup ## run every example against the server that runs
 	@for example in examples/*.py; do echo "── $$example"; $(PYTHON_IN_VENV) $$example || exit 1; done
@@ -42,6 +51,15 @@ health: ## ask the server that runs whether it is well
 
 config: setup ## print the effective configuration and where each value came from
 	@$(PYTHON_IN_VENV) scripts/config.py
+
+logs: ## show the end of the server's log; on a terminal, follow it
+	@if [[ ! -f $(LOG) ]]; then echo "no log: nothing was served yet"; else tail -n $(LINES) $$([[ ! -t 1 ]] || echo -F) $(LOG); fi
+
+bench: setup ## time a cold start and a small load, as a client sees them (ARGS="--requests 64")
+	@$(PYTHON_IN_VENV) scripts/bench.py $(ARGS)
+
+info: ## say what is installed, on which machine, and what it serves
+	@if [[ -x $(PYTHON_IN_VENV) ]]; then $(PYTHON_IN_VENV) scripts/info.py; else echo "not set up: make setup"; fi
 
 key: setup ## make a key pair that signs provenance (KEY=FILE puts it elsewhere)
 	@$(PYTHON_IN_VENV) scripts/make_key.py $(KEY)

@@ -17,6 +17,7 @@ One line for each file, or for a folder whose files need none of their own. Made
 FOLDERS = {
     "docs/api": "Pages of the API reference, filled from docstrings by `make docs`.",
     "benchmarks": "Results, each with the command that made it: see its README.",
+    "deploy/helm/ananke": "The Helm chart: its values say what each does.",
     "tests/gpu": "Tests that need a GPU; skipped without one.",
     "tests/serving": "Tests against a real server: Triton, vLLM on CPU and the small model, started once a run.",
     "tests/unit": "Tests without a server, and what they share.",
@@ -30,6 +31,7 @@ FILES = {
     "config.yaml": "The configuration: every key with its meaning and its default.",
     "docs/ARCHITECTURE.md": "How the parts fit together, and why.",
     "docs/CONFIGURATION.md": "Where settings come from, what is checked before a start, and every setting.",
+    "docs/DEPLOYMENT.md": "From a machine with a GPU to a cluster: deploy.sh, the Helm chart, KServe, and what they promise.",
     "docs/CONSTRAINTS.md": "Every kind of constraint, what is enforced, verified and refused.",
     "docs/FILES.md": "This list.",
     "docs/QUICKSTART.md": "From a clone to a first answer in five minutes.",

@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 
 from ananke_client import AnankeInferenceHTTPClient, RetryPolicy, cli, server_options
 from ananke_client.bench_command import on_this_machine
+from ananke_client.health import HealthStatus
 from ananke_client.load import Load, Timing
 from ananke_client.provenance import Envelope
 from ananke_client.terminal import REFUSED, UNAVAILABLE, USAGE
@@ -241,6 +242,34 @@ def test_health_tells_a_server_out_of_reach() -> None:
         assert "engine_unavailable" in run.stdout
         state = json.loads(ananke("health", "--json", "--server", *options).stdout)
         assert (state["live"], state["ready"]) == (False, False)
+
+
+@pytest.mark.parametrize(
+    ("outcome", "code", "says"),
+    [
+        (events_of("a"), 0, "generates      yes"),
+        (httpx.Response(400, json={"error": "[engine_unavailable] the engine has died"}), REFUSED, "the engine has died"),
+        (httpx.Response(400, json={"error": "[unsupported_constraint] choices are switched off"}), REFUSED, "choices are switched off"),
+    ],
+)
+def test_health_can_have_a_word_generated(answer, monkeypatch, outcome, code, says) -> None:
+    sent = answer(outcome)
+    monkeypatch.setattr(AnankeInferenceHTTPClient, "health_check", lambda self: HealthStatus(live=True, ready=True))
+    run = ananke("health", "--generate")
+    assert run.exit_code == code, run.output
+    assert says in run.stdout
+    asked = [body.get("constraint") for body in sent if "text_input" in body]
+    assert json.loads(asked[0])["type"] == "choice"
+    assert asked[1:] == ([None] if "switched off" in says else [])
+    trial = json.loads(ananke("health", "--generate", "--json").stdout)["trial"]
+    assert trial["generates"] is (code == 0)
+
+
+def test_what_is_not_ready_is_not_asked_to_generate(answer, monkeypatch) -> None:
+    sent = answer(events_of("a"))
+    monkeypatch.setattr(AnankeInferenceHTTPClient, "health_check", lambda self: HealthStatus(live=True, ready=False))
+    assert ananke("health", "--generate").exit_code == REFUSED
+    assert sent == []
 
 
 # bench

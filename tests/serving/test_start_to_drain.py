@@ -1,0 +1,97 @@
+"""A server's whole life, as `make bench` starts it and a cluster ends it. The bounds are such as only something broken exceeds."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import httpx
+import pytest
+from bench import ColdStart, started
+
+from ananke_client import AnankeInferenceClient, AnankeInferenceHTTPClient, ConstraintSpec, GenerationConfig, GenerationResult
+from ananke_server.launch import PROJECT, STRAGGLERS_SECONDS, TritonServer, wait_until
+
+pytestmark = pytest.mark.timeout(600)
+DRAINED_SECONDS = 30.0 + STRAGGLERS_SECONDS  # what the chart and deploy.sh count on
+Started = tuple[TritonServer, ColdStart]
+
+
+@pytest.fixture(scope="module")
+def life() -> Iterator[Started]:
+    before = signal.getsignal(signal.SIGTERM)
+    with started() as both:
+        yield both
+    signal.signal(signal.SIGTERM, before)
+
+
+def test_a_cold_start_is_timed(life: Started) -> None:
+    _, cold = life
+    assert 1 < cold.ready_seconds < 500
+    assert cold.ready_seconds < cold.first_token_seconds < cold.ready_seconds + 60
+
+
+def test_a_small_load_is_timed(life: Started) -> None:
+    server, _ = life
+    command = [sys.executable, PROJECT / "scripts" / "bench.py", "--server", server.grpc_url, "--json"]
+    load = ["--requests", "2", "--concurrency", "2", "--max-tokens", "8"]
+    done = subprocess.run([*command, *load], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    figures = json.loads(done.stdout)
+    assert figures["cold_start"] is None
+    for each in (figures["unconstrained"], figures["constrained"]):
+        assert (each["answered"], each["failed"]) == (2, 0)
+        assert 0 < each["first_token_ms"][1] < 20_000
+        assert 0 < each["per_token_ms"][1] < 5_000
+
+
+def test_it_can_be_seen_to_generate(life: Started) -> None:
+    """What a cluster's probes run."""
+    server, _ = life
+    environment = os.environ | {"ANANKE_HTTP_URL": f"http://{server.http_url}"}
+    for options in ([], ["--generate"]):
+        command = [str(Path(sys.executable).with_name("ananke")), "health", "--http", *options]
+        assert subprocess.run(command, env=environment, capture_output=True, timeout=60).returncode == 0
+
+
+def test_models_can_neither_be_loaded_nor_unloaded_by_a_request(life: Started) -> None:
+    server, _ = life
+    for verb in ("load", "unload"):
+        assert httpx.post(f"http://{server.http_url}/v2/repository/models/validate/{verb}").is_error
+    assert httpx.get(f"http://{server.http_url}/v2/models/validate/ready").is_success
+
+
+def test_requests_under_way_end_in_full_when_the_server_is_told_to_stop(life: Started) -> None:
+    """The last test here: it ends the server."""
+    server, _ = life
+    constraint, config = ConstraintSpec.regex("[0-9]{40}"), GenerationConfig(max_tokens=120, seed=3)
+
+    def generate(kind: type[AnankeInferenceClient] | type[AnankeInferenceHTTPClient], url: str) -> GenerationResult:
+        with kind(url=url, timeout=60) as client, client.generate_stream("Digits: ", constraint, config) as stream:
+            for _ in stream:
+                begun.append(kind)
+        return stream.result
+
+    begun: list[type] = []
+    with ThreadPoolExecutor(2) as pool:
+        urls = {AnankeInferenceClient: server.grpc_url, AnankeInferenceHTTPClient: f"http://{server.http_url}"}
+        results = [pool.submit(generate, kind, url) for kind, url in urls.items()]
+        wait_until(lambda: set(begun) == set(urls), 30)
+        under_way = not any(result.done() for result in results)
+        os.kill(server.session.leader, signal.SIGTERM)
+        told = time.monotonic()
+        assert under_way
+        assert all(result.result().constraint_satisfied for result in results)
+    wait_until(lambda: not server.running, DRAINED_SECONDS)
+    assert not server.running
+    assert time.monotonic() - told < DRAINED_SECONDS
+    with pytest.raises(ConnectionRefusedError), socket.create_connection(("127.0.0.1", server.http_port), timeout=5):
+        pass

@@ -1,0 +1,283 @@
+"""The Helm chart, rendered by Helm itself, and the KServe manifests: held against the published schemas, and against the server."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import re
+import shlex
+from pathlib import Path
+from typing import Any
+
+import helm_python as helm
+import kubernetes_validate
+import pytest
+import yaml
+from cloudcoil.models.keda.v1alpha1 import ScaledObject
+from cloudcoil.models.prometheus_operator.v1 import PodMonitor
+from kserve_types import misfits
+
+from ananke_server import launch
+from ananke_server.launch import PROJECT
+from ananke_server.settings import Settings, load_settings
+
+CHART = PROJECT / "deploy" / "helm" / "ananke"
+KSERVE = PROJECT / "deploy" / "kserve"
+KUBERNETES = ("1.29", "1.33", "1.37")
+OPERATORS = {"ScaledObject", "HTTPScaledObject", "PodMonitor"}
+FULL = {
+    "image": {"digest": f"sha256:{'0' * 64}", "pullSecrets": [{"name": "registry"}]},
+    "model": {"tensorParallelSize": 4, "revision": "main"},
+    "config": {"performance": {"max_num_seqs": 64}},
+    "secrets": {"huggingFace": "hub", "signingKey": "signing"},
+    "extraEnv": [{"name": "HF_ENDPOINT", "value": "https://hub.example"}],
+    "cache": {"storageClass": "fast", "accessMode": "ReadWriteMany"},
+    "metrics": {"podMonitor": {"enabled": True, "labels": {"release": "prometheus"}}},
+    "autoscaling": {"mode": "prometheus", "minReplicas": 0, "prometheus": {"wakeQuery": 'sum(rate(requests{host="ananke"}[2m]))'}},
+    "podDisruptionBudget": {"enabled": True},
+    "podAnnotations": {"a": "b"},
+    "podLabels": {"c": "d"},
+    "nodeSelector": {"gpu": "h100"},
+    "affinity": {"podAntiAffinity": {}},
+    "priorityClassName": "serving",
+    "runtimeClassName": "nvidia",
+    "extraVolumes": [{"name": "models", "persistentVolumeClaim": {"claimName": "models"}}],
+    "extraVolumeMounts": [{"name": "models", "mountPath": "/models", "readOnly": True}],
+}
+VARIANTS: dict[str, dict[str, Any]] = {
+    "defaults": {},
+    "full": FULL,
+    "http": {"autoscaling": {"mode": "http", "minReplicas": 0, "http": {"hosts": ["ananke.example"]}}},
+    "bare": {
+        "cache": {"enabled": False},
+        "preset": "",
+        "tolerations": [],
+        "metrics": {"annotations": False},
+        "networkPolicy": {"clients": [], "metrics": [], "hub": False},
+    },
+}
+
+
+def render(values: dict[str, Any], name: str = "ananke") -> dict[str, Any]:
+    """The manifests by their kind; there is one of each."""
+    with helm.Chart.load(str(CHART)) as chart:
+        files = chart.render(values, name=name, namespace="serving")
+    documents = [yaml.safe_load(text) for path, text in files.items() if path.endswith(".yaml")]
+    return {document["kind"]: document for document in documents if document}
+
+
+def container(manifests: dict[str, Any]) -> dict[str, Any]:
+    return manifests["Deployment"]["spec"]["template"]["spec"]["containers"][0]
+
+
+# schemas
+
+
+def test_helm_finds_nothing() -> None:
+    report = helm.lint(str(CHART), strict=True)
+    assert [message for message in report["messages"] if message["severity"] > 1] == report["errors"] == []
+
+
+@pytest.mark.parametrize("version", KUBERNETES)
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_kubernetes_takes_every_manifest(variant: str, version: str) -> None:
+    manifests = render(VARIANTS[variant])
+    assert {"Deployment", "Service", "NetworkPolicy", "Pod"} <= manifests.keys()
+    for kind in manifests.keys() - OPERATORS:
+        kubernetes_validate.validate(manifests[kind], version, strict=True)
+
+
+def test_a_misspelt_key_is_seen_by_the_schema() -> None:
+    manifests = render({})
+    container(manifests)["readinesProbe"] = {}
+    with pytest.raises(kubernetes_validate.ValidationError):
+        kubernetes_validate.validate(manifests["Deployment"], KUBERNETES[-1], strict=True)
+
+
+@pytest.mark.parametrize(("kind", "model"), [("ScaledObject", ScaledObject), ("PodMonitor", PodMonitor)])
+def test_the_operators_types_take_their_resources(kind: str, model: Any) -> None:
+    document = render(FULL)[kind]
+    assert model.model_validate(document).model_dump(mode="json", by_alias=True, exclude_unset=True) == document, "nothing is unknown to it"
+
+
+@pytest.mark.parametrize(
+    ("file", "type_name"),
+    [("serving-runtime.yaml", "V1alpha1ServingRuntime"), ("inference-service.yaml", "V1beta1InferenceService")],
+)
+def test_kserve_knows_every_key(file: str, type_name: str) -> None:
+    document = yaml.safe_load((KSERVE / file).read_text())
+    assert misfits(document, type_name) == []
+    spoilt = document | {"spec": document["spec"] | {"predictors": {}}}
+    assert misfits(spoilt, type_name) == [f"/spec: {type_name}Spec has no predictors"]
+
+
+@pytest.mark.parametrize("version", KUBERNETES)
+def test_kubernetes_takes_the_pod_that_kserve_makes(version: str) -> None:
+    runtime, service = (yaml.safe_load((KSERVE / f"{name}.yaml").read_text()) for name in ("serving-runtime", "inference-service"))
+    spec = {
+        **{key: runtime["spec"][key] for key in ("containers", "volumes")},
+        "tolerations": service["spec"]["predictor"]["tolerations"],
+    }
+    kubernetes_validate.validate({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "ananke"}, "spec": spec}, version, strict=True)
+    assert service["spec"]["predictor"]["model"]["runtime"] == runtime["metadata"]["name"]
+
+
+# values
+
+
+def test_the_schema_has_the_keys_of_the_values_and_no_others() -> None:
+    def compare(schema: dict[str, Any], value: Any, place: str) -> None:
+        if "properties" in schema:
+            assert schema["properties"].keys() - {"global"} == value.keys(), place
+            assert schema["additionalProperties"] is False
+            for key, item in value.items():
+                compare(schema["properties"][key], item, f"{place}/{key}")
+
+    compare(json.loads((CHART / "values.schema.json").read_text()), yaml.safe_load((CHART / "values.yaml").read_text()), "")
+
+
+@pytest.mark.parametrize(
+    ("values", "says"),
+    [
+        ({"repliccas": 2}, "repliccas"),
+        ({"model": {"tensorParallelSize": 0}}, "tensorParallelSize"),
+        ({"resources": {"memory": "much"}}, "memory"),
+        ({"shutdown": {"graceSeconds": 10}}, "graceSeconds"),
+    ],
+)
+def test_values_that_cannot_be_are_refused(values: dict[str, Any], says: str) -> None:
+    with helm.Chart.load(str(CHART)) as chart, pytest.raises(helm.HelmValuesError, match=says):
+        chart.validate_schema(values)
+
+
+@pytest.mark.parametrize(
+    ("values", "says"),
+    [
+        ({"mode": "prometheus", "minReplicas": 0}, "wakeQuery"),
+        ({"mode": "http"}, "autoscaling.http.hosts"),
+    ],
+)
+def test_scaling_that_could_never_wake_is_refused(values: dict[str, Any], says: str) -> None:
+    with pytest.raises(helm.HelmRenderError, match=says):
+        render({"autoscaling": values})
+
+
+# what is promised
+
+
+def test_a_pod_is_ready_once_it_has_generated_and_while_its_engine_is_well() -> None:
+    probes = container(render({}))
+    assert probes["startupProbe"]["exec"]["command"] == ["ananke", "health", "--http", "--generate"]
+    for name in ("readinessProbe", "livenessProbe"):
+        assert probes[name]["exec"]["command"] == ["ananke", "health", "--http"], "a generation would wake an engine that sleeps"
+
+    def seconds(probe: dict[str, Any]) -> int:
+        return probe["periodSeconds"] * probe["failureThreshold"]
+
+    assert seconds(probes["startupProbe"]) == 1800
+    assert seconds(probes["livenessProbe"]) == 600, "an engine that died is started again within the pod"
+    assert seconds(probes["readinessProbe"]) <= 30
+
+
+@pytest.mark.parametrize("before", [0, 5, 30])
+def test_a_pod_is_killed_only_after_the_server_has_drained(before: int) -> None:
+    spec = render({"shutdown": {"preStopSeconds": before, "graceSeconds": 40}})["Deployment"]["spec"]["template"]["spec"]
+    stop_grace = 30.0  # of TritonServer.stop
+    assert spec["terminationGracePeriodSeconds"] >= before + stop_grace + launch.STRAGGLERS_SECONDS
+    assert spec["containers"][0]["lifecycle"]["preStop"]["exec"]["command"] == ["sleep", str(before)]
+
+
+def test_a_replica_asks_for_as_many_gpus_as_share_the_model() -> None:
+    made = container(render(FULL))
+    assert made["resources"]["limits"]["nvidia.com/gpu"] == made["resources"]["requests"]["nvidia.com/gpu"] == 4
+    assert {"name": "ANANKE_TENSOR_PARALLEL_SIZE", "value": "4"} in made["env"]
+
+
+def test_secrets_are_named_and_never_held() -> None:
+    manifests = render(FULL)
+    assert "Secret" not in manifests
+    token = next(variable for variable in container(manifests)["env"] if variable["name"] == "HF_TOKEN")
+    assert token == {"name": "HF_TOKEN", "valueFrom": {"secretKeyRef": {"name": "hub", "key": "token"}}}
+    assert "signing" in [volume.get("secret", {}).get("secretName") for volume in pod(manifests)["volumes"]]
+
+
+def pod(manifests: dict[str, Any]) -> dict[str, Any]:
+    return manifests["Deployment"]["spec"]["template"]["spec"]
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_nothing_runs_as_root_or_may_become_it(variant: str) -> None:
+    manifests = render(VARIANTS[variant])
+    for spec in (pod(manifests), manifests["Pod"]["spec"]):
+        assert spec["securityContext"]["runAsNonRoot"] is True
+        assert spec["automountServiceAccountToken"] is False
+        for each in spec["containers"]:
+            assert each["securityContext"]["allowPrivilegeEscalation"] is False
+            assert each["securityContext"]["capabilities"] == {"drop": ["ALL"]}
+
+
+def test_metrics_are_for_monitoring_alone_and_a_policy_without_peers_lets_nobody_in() -> None:
+    manifests = render({})
+    assert [port["port"] for port in manifests["Service"]["spec"]["ports"]] == [8000, 8001]
+    by_port = {port["port"]: rule["from"] for rule in manifests["NetworkPolicy"]["spec"]["ingress"] for port in rule["ports"]}
+    assert by_port["http"] == by_port["grpc"] == [{"podSelector": {}}]
+    assert by_port["metrics"] == [{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}}}]
+    closed = render(VARIANTS["bare"])["NetworkPolicy"]["spec"]
+    assert closed["ingress"] == []
+    assert {port["port"] for rule in closed["egress"] for port in rule["ports"]} == {53}
+    waking = render(VARIANTS["http"])["NetworkPolicy"]["spec"]["ingress"][0]["from"]
+    assert {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "keda"}}} in waking
+
+
+def test_scaling_leaves_the_number_of_replicas_alone() -> None:
+    assert render({})["Deployment"]["spec"]["replicas"] == 1
+    for variant in ("full", "http"):
+        assert "replicas" not in render(VARIANTS[variant])["Deployment"]["spec"]
+
+
+def test_two_releases_in_one_namespace_share_nothing() -> None:
+    one, other = render(FULL, "ananke"), render(FULL, "second")
+    assert all(one[kind]["metadata"]["name"] != other[kind]["metadata"]["name"] for kind in one)
+    assert one["Service"]["spec"]["selector"] != other["Service"]["spec"]["selector"]
+
+
+# agreement with the server
+
+
+def test_the_server_takes_the_settings_that_it_is_given(tmp_path: Path) -> None:
+    manifests = render(FULL)
+    (tmp_path / "config.yaml").write_text(manifests["ConfigMap"]["data"]["config.yaml"])
+    given = {variable["name"]: variable["value"] for variable in container(manifests)["env"] if variable["name"].startswith("ANANKE_")}
+    settings = load_settings(given | {"ANANKE_CONFIG": str(tmp_path / "config.yaml")})
+    assert (settings.tensor_parallel_size, settings.max_num_seqs, settings.mask_processes) == (4, 64, 12)
+    assert settings.log_format == "json", "of preset production"
+    assert given.keys() - {"ANANKE_CONFIG"} <= {f"ANANKE_{name.upper()}" for name in Settings.model_fields}
+
+
+def test_replicas_scale_by_a_metric_that_is_exported() -> None:
+    queries = [trigger["metadata"]["query"] for trigger in render(FULL)["ScaledObject"]["spec"]["triggers"]]
+    metrics = (PROJECT / "server" / "ananke_server" / "triton" / "guided_metrics.py").read_text()
+    names = set(re.findall(r"ananke_\w+", " ".join(queries)))
+    assert names
+    assert all(f'"{name}"' in metrics for name in names)
+
+
+def test_the_documented_installations_render() -> None:
+    text = (PROJECT / "docs" / "DEPLOYMENT.md").read_text().replace("\\\n", " ")
+    commands = [shlex.split(line, comments=True) for line in re.findall(r"^helm .* install .*$", text, re.MULTILINE)]
+    assert len(commands) == 2
+    for words in commands:
+        assert "deploy/helm/ananke" in words
+        render(helm.parse_set_string(",".join(after for before, after in itertools.pairwise(words) if before == "--set")))
+
+
+def test_chart_script_and_image_agree() -> None:
+    dockerfile = PROJECT / "Dockerfile.triton"
+    if not dockerfile.exists():
+        pytest.skip("this checkout has no Dockerfile.triton")
+    image, script = dockerfile.read_text(), (PROJECT / "scripts" / "deploy.sh").read_text()
+    assert f"USER {pod(render({}))['securityContext']['runAsUser']}" in image
+    for mount in container(render({}))["volumeMounts"][:3]:
+        assert mount["mountPath"] in image
+        assert f":{mount['mountPath']}\"" in script
+    assert all(str(port["containerPort"]) in image for port in container(render({}))["ports"])

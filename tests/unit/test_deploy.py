@@ -1,0 +1,356 @@
+"""scripts/deploy.sh with a docker, an nvidia-smi and a df of the test's own on PATH."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import pty
+import re
+import select
+import shlex
+import socket
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from ananke_server.launch import PROJECT, free_ports
+from ananke_server.settings import load_settings
+
+SCRIPT = str(PROJECT / "scripts" / "deploy.sh")
+SECRETS = {"NGC_API_KEY": "ngc-secret-4711", "HF_TOKEN": "hf-secret-0815"}
+H100 = "0, 81559, 81000, 580.95.05, NVIDIA H100 80GB HBM3"
+A10 = "0, 23028, 22500, 580.95.05, NVIDIA A10"
+
+# Notes each call with its environment's secrets and its standard input, and plays the scenario of $SCENE.
+DOCKER = f"""#!{sys.executable}
+import json, os, sys, pathlib
+scene = json.loads(os.environ["SCENE"])
+verb, *rest = sys.argv[1:]
+stdin = sys.stdin.read() if "--password-stdin" in rest else None
+env = {{name: os.environ[name] for name in ("HF_TOKEN", "ANANKE_SIGNING_KEY") if name in os.environ}}
+with open(os.environ["CALLS"], "a") as calls:
+    calls.write(json.dumps({{"argv": sys.argv[1:], "stdin": stdin, "env": env}}) + "\\n")
+tries = pathlib.Path(os.environ["CALLS"]).read_text().count('["exec"')
+if verb in scene.get("fails", []):
+    sys.exit(f"docker: {{verb}} went wrong")
+if verb == "info":
+    print(scene.get("info", "28.2.2|/var/lib/docker|io.containerd.runc.v2 nvidia runc "))
+elif verb == "inspect" and "RestartCount" in rest[1]:
+    print(scene.get("state", "running 0"))
+elif verb == "inspect":
+    print(scene["container"]) if "container" in scene else sys.exit("Error: No such object")
+elif verb == "exec":
+    sys.exit(0 if tries >= scene.get("ready_after", 1) else 1)
+elif verb == "logs":
+    print("ValueError: the last words of the server")
+"""
+
+
+@dataclass
+class Machine:
+    """A machine that is only said to have docker and GPUs."""
+
+    folder: Path
+    calls_file: Path
+    environment: dict[str, str]
+
+    def deploy(self, *options: str, code: int = 0, gpus: str = H100, free_gib: int = 500, scene: dict | None = None, **environment: str):
+        """Its output, standard error included; the script has to exit with ``code``."""
+        self.prepare(gpus, free_gib)
+        done = subprocess.run(
+            [SCRIPT, *options],
+            env=self.environment | {"SCENE": json.dumps(scene or {})} | environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=60,
+        )
+        assert done.returncode == code, done.stdout
+        if code:
+            assert re.search(r"^deploy: ", done.stdout, re.MULTILINE), done.stdout
+        return done.stdout
+
+    def prepare(self, gpus: str, free_gib: int) -> None:
+        self.write("nvidia-smi", f"#!/bin/sh\ncat <<'GPUS'\n{gpus}\nGPUS\n")
+        self.write("df", f"#!/bin/sh\necho header\necho disk 1 1 {free_gib * 1024**2} 1 /\n")
+
+    def write(self, name: str, text: str) -> None:
+        (self.folder / name).write_text(text)
+        (self.folder / name).chmod(0o755)
+
+    def calls(self, verb: str = "") -> list[dict]:
+        lines = self.calls_file.read_text().splitlines() if self.calls_file.exists() else []
+        return [call for call in map(json.loads, lines) if not verb or call["argv"][0] == verb]
+
+    def changes(self) -> list[str]:
+        return [call["argv"][0] for call in self.calls() if call["argv"][0] not in ("info", "inspect", "exec", "logs")]
+
+    def run_options(self) -> list[str]:
+        return self.calls("run")[0]["argv"]
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> Machine:
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    made = Machine(folder, tmp_path / "calls", {})
+    made.write("docker", DOCKER)
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("ANANKE_") and name not in SECRETS}
+    made.environment = kept | {"PATH": f"{folder}:/usr/bin:/bin", "CALLS": str(made.calls_file), "DEPLOY_POLL_SECONDS": "0.01"}
+    return made
+
+
+@pytest.fixture
+def ports() -> list[str]:
+    """Ports that are free, so that a server of this machine is in nobody's way."""
+    return [f"--{name}-port {port}" for name, port in zip(("http", "grpc", "metrics"), free_ports(3), strict=True)]
+
+
+@pytest.fixture
+def unattended(ports: list[str]) -> list[str]:
+    return ["--yes", *shlex.split(" ".join(ports))]
+
+
+def value_of(argv: list[str], option: str) -> list[str]:
+    return [after for before, after in itertools.pairwise(argv) if before == option]
+
+
+# what is done
+
+
+def test_production_is_built_run_and_seen_generating(machine: Machine, unattended: list[str]) -> None:
+    said = machine.deploy(*unattended, "--mode", "prod", scene={"ready_after": 3})
+    assert machine.changes() == ["build", "run"]
+    assert machine.calls("build")[0]["argv"][1:] == ["--file", f"{PROJECT}/Dockerfile.triton", "--tag", "ananke-triton", str(PROJECT)]
+    argv = machine.run_options()
+    assert argv[-1] == "ananke-triton"
+    assert value_of(argv, "--gpus") == ['"device=0"']
+    assert value_of(argv, "--restart") == ["unless-stopped"]
+    settings = load_settings(dict(setting.split("=", 1) for setting in value_of(argv, "--env")))
+    assert (settings.preset, settings.model) == ("production", "Qwen/Qwen2.5-Coder-7B-Instruct")
+    volumes = {"models": "/var/cache/ananke/models", "compile": "/var/cache/ananke/compile", "state": "/var/lib/ananke"}
+    assert set(value_of(argv, "--volume")) == {f"ananke-{name}:{path}" for name, path in volumes.items()}
+    assert all(port.startswith("127.0.0.1:") for port in value_of(argv, "--publish"))
+    assert machine.calls("exec")[-1]["argv"] == ["exec", "ananke", "ananke", "health", "--generate"]
+    assert len(machine.calls("exec")) == 3
+    assert "ananke generate" in said
+
+
+def test_a_dry_run_changes_nothing_and_prints_what_it_would_do(machine: Machine, unattended: list[str]) -> None:
+    said = machine.deploy(*unattended, "--mode", "dev", "--dry-run", **SECRETS)
+    assert machine.changes() == []
+    printed = [shlex.split(line[2:]) for line in said.splitlines() if line.startswith("+ ")]
+    assert [command[:2] for command in printed] == [["docker", "login"], ["docker", "build"], ["docker", "run"]]
+    assert "ANANKE_PRESET=development" in printed[2]
+    assert value_of(printed[2], "--restart") == ["no"]
+
+
+def test_credentials_are_never_on_a_command_line(machine: Machine, unattended: list[str]) -> None:
+    said = machine.deploy(*unattended, "--mode", "prod", "--model", "meta-llama/Llama-3.1-8B-Instruct", **SECRETS)
+    assert machine.calls("login")[0]["stdin"].strip() == SECRETS["NGC_API_KEY"]
+    assert "HF_TOKEN" in value_of(machine.run_options(), "--env")
+    assert machine.calls("run")[0]["env"]["HF_TOKEN"] == SECRETS["HF_TOKEN"]
+    for secret in SECRETS.values():
+        assert secret not in said
+        assert all(secret not in word for call in machine.calls() for word in call["argv"])
+
+
+def test_settings_of_the_environment_are_handed_on_by_name(machine: Machine, unattended: list[str], tmp_path: Path) -> None:
+    (tmp_path / "key.pem").write_text("PRIVATE")
+    machine.deploy(
+        *(*unattended, "--mode", "prod"),
+        ANANKE_MAX_NUM_SEQS="64",
+        ANANKE_HTTP_PORT="9",
+        ANANKE_SIGNING_KEY_FILE=str(tmp_path / "key.pem"),
+    )
+    handed = value_of(machine.run_options(), "--env")
+    assert {"ANANKE_MAX_NUM_SEQS", "ANANKE_SIGNING_KEY"} < set(handed)
+    assert "ANANKE_HTTP_PORT=8000" in handed, "the container's ports are not the machine's"
+    assert not [name for name in handed if name == "ANANKE_HTTP_PORT" or "FILE" in name]
+    assert machine.calls("run")[0]["env"]["ANANKE_SIGNING_KEY"] == "PRIVATE"
+
+
+def test_custom_takes_a_configuration_a_folder_and_several_gpus(machine: Machine, unattended: list[str], tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text("")
+    model = tmp_path / "model"
+    model.mkdir()
+    (model / "config.json").write_text("{}")
+    (model / "model.safetensors").write_bytes(b"0" * 1024)
+    gpus = "\n".join(f"{n}, 81559, {81000 + n}, 580.1, NVIDIA H100" for n in range(3))
+    options = ["--mode", "custom", "--config", str(tmp_path / "config.yaml"), "--model", str(model), "--gpus", "2", "--no-build"]
+    printed = machine.deploy(*unattended, *options, "--bind", "0.0.0.0", gpus=gpus)
+    argv = machine.run_options()
+    assert machine.changes() == ["run"]
+    assert value_of(argv, "--gpus") == ['"device=2,1"'], "those with the most free memory"
+    assert {f"{model}:/model:ro", f"{tmp_path}/config.yaml:/etc/ananke/config.yaml:ro"} < set(value_of(argv, "--volume"))
+    said = {word for word in value_of(argv, "--env") if "_PORT=" not in word and "_TIMEOUT=" not in word}
+    assert said == {"ANANKE_MODEL=/model", "ANANKE_TENSOR_PARALLEL_SIZE=2", "ANANKE_CONFIG=/etc/ananke/config.yaml"}
+    assert "neither encrypts" in printed
+
+
+def test_a_container_of_its_own_is_replaced_after_it_has_drained(machine: Machine, unattended: list[str]) -> None:
+    machine.deploy(*unattended, "--mode", "prod", scene={"container": "running yes"})
+    assert machine.changes() == ["build", "stop", "rm", "run"]
+    assert value_of(machine.calls("stop")[0]["argv"], "--time") == ["60"]
+
+
+def test_the_documented_options_are_those_of_its_help(machine: Machine) -> None:
+    text = (PROJECT / "docs" / "DEPLOYMENT.md").read_text()
+    lines = re.findall(r"^    (?:make deploy|scripts/deploy.sh) .*$", text, re.MULTILINE)
+    used = {option for line in lines for option in re.findall(r"--[a-z-]+", line)}
+    assert len(used) > 5
+    assert used - {"--help"} <= set(re.findall(r"--[a-z-]+", machine.deploy("--help")))
+
+
+# what is refused
+
+
+@pytest.mark.parametrize(
+    ("gpus", "options", "says"),
+    [
+        (A10, ["--model", "Qwen/Qwen2.5-Coder-14B-Instruct"], "does not fit.*27.6 GiB.*20.2.*smaller"),
+        (A10 + "\n1" + A10[1:], ["--model", "Qwen/Qwen2.5-Coder-14B-Instruct"], "does not fit.*--gpus 2"),
+        (H100, ["--gpus", "2"], "--gpus 2, but this machine has 1"),
+        ("0, 81559, 40000, 580.1, H100", [], "only 39.1 of 79.6 GiB.*ANANKE_GPU_MEMORY_UTILIZATION"),
+        (H100, ["--model", "meta-llama/Llama-3.1-8B-Instruct"], "gated.*HF_TOKEN"),
+        (H100, ["--model", "/no/such/folder"], "/no/such/folder is no model's folder"),
+        (H100, ["--mode", "staging"], "dev, prod or custom, not staging"),
+        (H100, ["--gpus", "many"], "positive number, not many"),
+        (H100, ["--modell", "x"], "no option --modell"),
+        (H100, ["--model"], "--model needs a value"),
+        (H100, ["--config", "/no/config.yaml"], "no configuration /no/config.yaml"),
+    ],
+)
+def test_what_cannot_work_is_refused_before_anything_is_changed(
+    machine: Machine, unattended: list[str], gpus: str, options: list[str], says: str
+) -> None:
+    assert re.search(says, machine.deploy(*unattended, *options, gpus=gpus, code=1))
+    assert machine.changes() == []
+
+
+@pytest.mark.parametrize(
+    ("scene", "says"),
+    [
+        ({"fails": ["info"]}, "docker does not answer.*docker: info went wrong"),
+        ({"info": "28.2.2|/var/lib/docker|runc "}, "no NVIDIA runtime.*nvidia-container-toolkit"),
+        ({"container": "running <no value>"}, "container ananke that this script did not start"),
+    ],
+)
+def test_what_docker_lacks_is_told(machine: Machine, unattended: list[str], scene: dict, says: str) -> None:
+    assert re.search(says, machine.deploy(*unattended, scene=scene, code=1))
+    assert machine.changes() == []
+
+
+def test_memory_that_cannot_be_told_is_said_and_no_obstacle(machine: Machine, unattended: list[str]) -> None:
+    assert "so whether" in machine.deploy(*unattended, "--dry-run", gpus="0, [N/A], [N/A], 580.1, NVIDIA GB10")
+    assert "cannot be told from its name" in machine.deploy(*unattended, "--dry-run", "--model", "me/mine")
+    assert "share of 1, not 90" in machine.deploy(*unattended, code=1, ANANKE_GPU_MEMORY_UTILIZATION="90")
+
+
+def test_missing_programs_disk_and_ports_are_told(machine: Machine, unattended: list[str]) -> None:
+    assert "make room" in machine.deploy(*unattended, free_gib=30, code=1)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        assert f"port {port} of 127.0.0.1 is taken" in machine.deploy(*unattended, "--grpc-port", port, code=1)
+    assert "standard input is no terminal" in machine.deploy(code=1)
+    machine.environment["PATH"] = f"{machine.folder}:{only_tools(machine.folder.parent)}"
+    (machine.folder / "docker").unlink()
+    assert "docker is missing" in machine.deploy(*unattended, code=1)
+    assert machine.changes() == []
+
+
+def only_tools(folder: Path) -> str:
+    """A PATH without the machine's own docker."""
+    tools = folder / "tools"
+    tools.mkdir()
+    for name in ("bash", "sh", "env", "dirname", "tail", "sed"):
+        (tools / name).symlink_to(f"/usr/bin/{name}")
+    return str(tools)
+
+
+@pytest.mark.parametrize(
+    ("scene", "options", "says"),
+    [
+        ({"fails": ["build"]}, [], "image could not be built"),
+        ({"fails": ["run"]}, [], "container could not be started"),
+        ({"fails": ["login"]}, [], "nvcr.io refuses NGC_API_KEY"),
+        ({"ready_after": 99, "state": "exited 0"}, [], "ended before it could generate(.|\n)*last words of the server"),
+        ({"ready_after": 99, "state": "running 2"}, [], "ended before it could generate"),
+        ({"ready_after": 999}, ["--timeout", "1"], "after 1 s the server cannot generate(.|\n)*last words"),
+    ],
+)
+def test_what_goes_wrong_is_told(machine: Machine, unattended: list[str], scene: dict, options: list[str], says: str) -> None:
+    said = machine.deploy(*unattended, *options, scene=scene, code=1, **SECRETS)
+    assert re.search(says, said), said
+    assert "ananke generate" not in said
+
+
+# with somebody at the terminal
+
+
+def test_it_asks_and_does_not_echo_secrets(machine: Machine, ports: list[str]) -> None:
+    machine.prepare(H100, 500)
+    terminal, said = Terminal([SCRIPT, *shlex.split(" ".join(ports))], machine.environment | {"SCENE": "{}"}), ""
+    for question, answer in [
+        ("Mode", "1"),
+        ("Model", "9"),
+        ("Model", "2"),
+        ("NGC API key", SECRETS["NGC_API_KEY"]),
+        ("Hugging Face token", SECRETS["HF_TOKEN"]),
+        ("Go on?", "y"),
+    ]:
+        said += terminal.until(question)
+        terminal.type(answer)
+    said += terminal.until("docs/DEPLOYMENT.md")
+    assert terminal.end() == 0
+    assert machine.changes() == ["login", "build", "run"]
+    assert "ANANKE_MODEL=Qwen/Qwen2.5-Coder-7B-Instruct" in machine.run_options()
+    assert machine.calls("run")[0]["env"]["HF_TOKEN"] == SECRETS["HF_TOKEN"]
+    assert "one of 1 to 5, please" in said
+    assert not any(secret in said for secret in SECRETS.values())
+
+
+def test_no_is_an_answer(machine: Machine, ports: list[str]) -> None:
+    machine.prepare(H100, 500)
+    command = [SCRIPT, "--mode", "prod", "--model", "Qwen/Qwen2.5-Coder-7B-Instruct", "--no-build", *shlex.split(" ".join(ports))]
+    terminal = Terminal(command, machine.environment | {"SCENE": "{}", "HF_TOKEN": "x"})
+    terminal.until("Go on?")
+    terminal.type("")
+    terminal.until("nothing was changed")
+    assert terminal.end() == 1
+    assert machine.changes() == []
+
+
+class Terminal:
+    """A program on a terminal of its own."""
+
+    def __init__(self, command: list[str], environment: dict[str, str]) -> None:
+        self._master, slave = pty.openpty()
+        self._process = subprocess.Popen(command, env=environment, stdin=slave, stdout=slave, stderr=slave, start_new_session=True)
+        os.close(slave)
+        self._unread = ""
+
+    def until(self, text: str, seconds: float = 30) -> str:
+        """What is printed up to ``text`` and with it."""
+        deadline = time.monotonic() + seconds
+        while text not in self._unread:
+            assert time.monotonic() < deadline, f"no {text!r} in {self._unread!r}"
+            if select.select([self._master], [], [], 0.5)[0]:
+                self._unread += os.read(self._master, 4096).decode()
+        before, found, self._unread = self._unread.partition(text)
+        return before + found
+
+    def type(self, line: str) -> None:
+        time.sleep(0.1)  # echo is switched off only once the question is out
+        os.write(self._master, f"{line}\n".encode())
+
+    def end(self) -> int:
+        code = self._process.wait(30)
+        os.close(self._master)
+        return code
