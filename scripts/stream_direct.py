@@ -36,7 +36,7 @@ class Direct:
         seal = Seal(_SECRET)
         engine = await GuidedEngine.start(load_settings(), seal)
         constraint = hard_constraint()
-        compiled = await asyncio.to_thread(engine._compiler.compile, constraint)
+        compiled = await asyncio.to_thread(engine.compiler.compile, constraint)
         return cls(engine, compiled, seal.close(constraint, compiled))
 
     async def close(self) -> None:

@@ -17,6 +17,7 @@ from ananke_client.constraint import Constraint, ConstraintSpec, JsonSchemaConst
 from ananke_client.errors import AnankeError, InvalidConstraintError, InvalidRequestError
 from ananke_client.patterns import pattern_text
 from ananke_client.schemas import SchemaLike
+from ananke_client.tracing import current_traceparent
 
 Prompt = str | Sequence[Mapping[str, Any]]
 """A text, or chat messages with ``role`` and ``content``."""
@@ -43,6 +44,8 @@ class GenerationRequest:
     """Names one try on the server; minted for each."""
     client_id: str = ""
     """Names the client, for a fair share of the server."""
+    traceparent: str | None = None
+    """The caller's span."""
     output_type: TypeAdapter[Any] | None = None
     """What ``parsed`` makes of the output, where the constraint was made of a type."""
 
@@ -74,6 +77,7 @@ class GenerationRequest:
             timeout=check_timeout(timeout),
             request_id=_request_id(request_id),
             client_id=client_id,
+            traceparent=current_traceparent(),
             output_type=constraint.output_type if isinstance(constraint, JsonSchemaConstraint) else None,
         )
 
@@ -82,10 +86,12 @@ class GenerationRequest:
         return replace(self, timeout=seconds, attempt_id=uuid.uuid4().hex)
 
     def parameters(self) -> dict[str, int | str]:
-        """The request parameters: the milliseconds that the server may take, the names of try and client, and a stream's lease."""
+        """The request parameters: the milliseconds that the server may take, names of try and client, the caller's span, a stream's lease."""
         parameters: dict[str, int | str] = {"deadline_ms": math.ceil(self.timeout * 1000), "attempt_id": self.attempt_id}
         if self.client_id:
             parameters["client_id"] = self.client_id
+        if self.traceparent is not None:
+            parameters["traceparent"] = self.traceparent
         if self.stream:
             parameters["lease_ms"] = round(LEASE * 1000)
         return parameters

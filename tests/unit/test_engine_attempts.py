@@ -43,9 +43,10 @@ class Engine:
         self.seeds.append(params.seed)
         self.numbers.append(number)
         await asyncio.sleep(0)
+        self.timeline.admit()
         for token in (2 * number, 2 * number + 1):
             delta = Delta(f"{token};", 1, [{str(token): {"logprob": -1.0}}])
-            self.timeline.add(delta, [token])
+            self.timeline.add(delta, [token], SimpleNamespace(scheduled_ts=1.0))  # type: ignore[arg-type]
             emit(delta)
         ending = self.endings.pop(0)
         if isinstance(ending, Exception):

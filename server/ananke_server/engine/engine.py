@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, aclosing
 from typing import Any
@@ -24,7 +25,8 @@ from ananke_server.constraints.refusal import error_from
 from ananke_server.constraints.service import make_compiler
 from ananke_server.engine.admission import Admission
 from ananke_server.engine.attempts import Attempt, verification, verified_attempt
-from ananke_server.engine.life import EngineLife, Rest
+from ananke_server.engine.figures import EngineFigures
+from ananke_server.engine.life import EngineLife, EngineState, Rest
 from ananke_server.engine.prompt import prompt_tokens
 from ananke_server.engine.request import Delta, Emit, GenerateRequest, GenerateResult
 from ananke_server.engine.sampling import sampling_params
@@ -38,6 +40,7 @@ from ananke_server.provenance.identity import DigestCache, ModelIdentity
 from ananke_server.provenance.notary import Content, Notary
 from ananke_server.provenance.predicate import EngineFacts, FinishedGeneration, predicate
 from ananke_server.provenance.signing import KEY_VARIABLE
+from ananke_server.provenance.surroundings import versions
 from ananke_server.settings import Settings
 
 # Threads that wait for the sandbox, or for a validator at work on a hostile schema: never those that others need.
@@ -51,21 +54,25 @@ class GuidedEngine:
     Args:
         life: has been opened.
         llm: the first that lives in it: each one after it is configured as it is.
+        figures: where each of them writes its own.
     """
 
-    def __init__(self, settings: Settings, seal: Seal, life: EngineLife, llm: Any, notary: Notary) -> None:
+    def __init__(self, settings: Settings, seal: Seal, life: EngineLife, llm: Any, notary: Notary, figures: EngineFigures) -> None:
         config = llm.vllm_config
         self.settings = settings
         self.pending = 0
         """Requests taken and not yet answered."""
+        self.compiler = make_compiler(settings)
+        """For what comes without validate's seal."""
+        self._started = time.monotonic()
         self._seal = seal
         self._admission = Admission(settings.concurrency or settings.max_num_seqs)
         self.life = life
+        self.figures = figures
         self._tokenizer = llm.get_tokenizer()
-        self._compiler = make_compiler(settings)
         self._compilations = ThreadPoolExecutor(COMPILATIONS, thread_name_prefix="ananke-compile")
         self._judgements = ThreadPoolExecutor(JUDGEMENTS, thread_name_prefix="ananke-judge")
-        self._judge = Judge(Compiler(served_tokenizer(config.model_config), settings.limits), self._compiler.compile)
+        self._judge = Judge(Compiler(served_tokenizer(config.model_config), settings.limits), self.compiler.compile)
         self._context = int(config.model_config.max_model_len)
         self._notary = notary
         cache = DigestCache(settings.digest_cache)
@@ -84,10 +91,11 @@ class GuidedEngine:
             notary = Notary.of(settings)
             opened.callback(notary.close)
             os.environ.pop(KEY_VARIABLE, None)  # which vLLM's processes would inherit
-            life = EngineLife(lambda: start_engine(settings), Rest(settings.idle_timeout, settings.sleep_level))
+            figures = EngineFigures()
+            life = EngineLife(lambda: start_engine(settings, figures), Rest(settings.idle_timeout, settings.sleep_level))
             first = await life.open()
             opened.push_async_callback(life.close)
-            engine = cls(settings, seal, life, first.llm, notary)
+            engine = cls(settings, seal, life, first.llm, notary, figures)
             opened.pop_all()
         return engine
 
@@ -97,25 +105,49 @@ class GuidedEngine:
         engine = self.life.current
         return max(self.pending, 0 if engine is None else engine.unfinished)
 
+    @property
+    def state(self) -> EngineState:
+        """Where the engine is in its life; may be read from any thread, and wakes nothing."""
+        return self.life.state
+
+    def status(self) -> dict[str, Any]:
+        """What an operator asks first, as ``ananke_client.health.EngineStatus`` reads it; costs microseconds, and wakes nothing."""
+        model, figures = self._facts.model, self.figures
+        return {
+            "state": self.state,
+            "ready": self.state.serves,
+            "model": model["name"],
+            "revision": model["revision"],
+            "device": self._facts.device,
+            "versions": versions(),
+            "uptime_seconds": round(time.monotonic() - self._started, 1),
+            "restarts": self.life.restarts,
+            "pending": self.pending,
+            "max_pending": self.settings.max_pending,
+            "running": figures.running,
+            "waiting": figures.waiting,
+            "kv_cache_usage": round(figures.kv_cache_usage, 4),
+        }
+
     async def shutdown(self) -> None:
         """Stop vLLM's processes, and let go of the sandbox."""
         await self.life.close()
         for threads in (self._compilations, self._judgements):
             threads.shutdown(wait=False, cancel_futures=True)
-        self._compiler.close()
+        self.compiler.close()
         self._notary.close()
 
-    async def generate(self, request: GenerateRequest, emit: Emit) -> GenerateResult:
+    async def generate(self, request: GenerateRequest, emit: Emit, timeline: Timeline | None = None) -> GenerateResult:
         """Generate, handing each piece of text to ``emit``; the last piece has been handed over when this returns.
 
-        Cancelling the task stops the generation in the engine.
+        Cancelling the task stops the generation in the engine. ``timeline`` is filled on the way, whatever comes of the request.
 
         Raises:
             AnankeError: with the code of whatever went wrong.
         """
         if self.pending >= self.settings.max_pending:
             self._admission.make_room(request.client)
-        timeline = Timeline()
+        timeline = timeline or Timeline()
         timeout = request.timeout or self.settings.request_timeout
         self.pending += 1
         try:
@@ -130,8 +162,12 @@ class GuidedEngine:
 
     async def _generate(self, request: GenerateRequest, emit: Emit, timeline: Timeline) -> GenerateResult:
         compiled = await self._constraint(request)
+        timeline.learn(compiled.report)
+        if not compiled.report.accepted:
+            raise error_from(compiled.report.errors)
         constrained = compiled.grammar is not None
         prompt = await asyncio.to_thread(prompt_tokens, self._tokenizer, request.prompt)
+        timeline.input_tokens = len(prompt)
         if len(prompt) >= self._context:
             raise InvalidRequestError(f"text_input: {len(prompt)} tokens leave no room in the model's context of {self._context}")
         params = sampling_params(
@@ -162,6 +198,7 @@ class GuidedEngine:
             metrics["verification"] = verification(attempt, timeline)
         else:
             attempt = await sample(params, 1, emit)
+        timeline.is_cut = attempt.verdict is not None and attempt.verdict.is_cut
         report = report_with(attempt.verdict, compiled.report)
         metrics |= timeline.metrics(attempt.outcome)
         finished = FinishedGeneration(request, attempt, len(prompt), report, timeline, metrics, bool(echo))
@@ -179,17 +216,15 @@ class GuidedEngine:
         )
 
     async def _constraint(self, request: GenerateRequest) -> CompiledConstraint:
-        """The request's constraint, from under validate's seal or compiled here."""
+        """The request's constraint, accepted or not, from under validate's seal or compiled here."""
         compiled = None if request.sealed is None else self._seal.open(request.constraint, request.sealed)
         if compiled is None and request.constraint is None:
             if request.sealed is not None:
                 raise InvalidRequestError("compiled: not from this server's validate model; send 'constraint'")
             return UNCONSTRAINED
         if compiled is None:
-            compile = self._compiler.compile
+            compile = self.compiler.compile
             compiled = await asyncio.get_running_loop().run_in_executor(self._compilations, compile, str(request.constraint))
-        if not compiled.report.accepted:
-            raise error_from(compiled.report.errors)
         return compiled
 
 
@@ -203,7 +238,7 @@ async def _stream(
         async for response in responses:
             output = response.outputs[0]
             delta = Delta(output.text, len(output.token_ids), _logprobs(output.logprobs))
-            timeline.add(delta, output.token_ids)
+            timeline.add(delta, output.token_ids, response.metrics)
             emit(delta)
     assert output is not None
     return output

@@ -40,6 +40,11 @@ class EngineState(StrEnum):
     FAILED = "failed"
     STOPPED = "stopped"
 
+    @property
+    def serves(self) -> bool:
+        """Whether requests are answered without waiting for a start of unknown end; to wake takes seconds."""
+        return self in (EngineState.RUNNING, EngineState.ASLEEP, EngineState.WAKING)
+
 
 @dataclass(frozen=True, slots=True)
 class Rest:

@@ -14,6 +14,7 @@ class GenerateRequest:
     """What a caller asks for.
 
     ``request_id`` is unique; ``caller_id`` is what the caller named the request, and ``attempt_id`` this try of it, both perhaps "".
+    ``traceparent`` is the caller's span, as W3C writes it, or "".
     ``timeout`` and ``lease`` are in seconds from the request's arrival; ``sealed`` is a compiled constraint from ``validate``.
     """
 
@@ -28,6 +29,7 @@ class GenerateRequest:
     wants: frozenset[str] = frozenset()
     caller_id: str = ""
     attempt_id: str = ""
+    traceparent: str = ""
     lease: float | None = None
     client: str = ""
     """Whose request it is, for a fair share of the engine."""
@@ -35,11 +37,11 @@ class GenerateRequest:
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """What a caller wants done to its requests under way."""
+    """What a caller wants done to its requests under way, or to know of the engine."""
 
-    verb: Literal["cancel", "renew"]
-    names: tuple[str, ...]
-    """Request ids or attempt ids."""
+    verb: Literal["cancel", "renew", "status"]
+    names: tuple[str, ...] = ()
+    """Request ids or attempt ids; ``status`` takes none."""
 
 
 @dataclass(frozen=True, slots=True)

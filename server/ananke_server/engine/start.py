@@ -6,8 +6,10 @@ import asyncio
 import logging
 import os
 from contextlib import ExitStack
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from ananke_server.engine.figures import EngineFigures
 from ananke_server.engine.vllm_engine import VllmEngine
 from ananke_server.masking.board import ADDRESS_VARIABLE
 from ananke_server.masking.crew import MaskCrew
@@ -22,8 +24,8 @@ logger = logging.getLogger(__name__)
 _PROCESSORS = {"v1": "ananke_server.masking.vllm_v1:LlguidanceV1", "v2": "ananke_server.masking.vllm_v2:LlguidanceV2"}
 
 
-async def start_engine(settings: Settings) -> VllmEngine:
-    """An engine that can generate. Takes tens of seconds, in which the event loop goes on.
+async def start_engine(settings: Settings, figures: EngineFigures | None = None) -> VllmEngine:
+    """An engine that can generate, and tells its ``figures`` with each step. Takes tens of seconds, in which the event loop goes on.
 
     Raises:
         ValueError: the settings ask for what masks are not made for.
@@ -41,7 +43,7 @@ async def start_engine(settings: Settings) -> VllmEngine:
     with ExitStack() as opened:
         opened.callback(crew.close)
         os.environ[ADDRESS_VARIABLE] = crew.address
-        llm = await _vllm(config)
+        llm = await _vllm(config, figures or EngineFigures())
         opened.callback(llm.shutdown)
         await crew.wait_until_up()
         opened.pop_all()
@@ -57,11 +59,16 @@ def _configured(settings: Settings, runner: str) -> tuple[Any, TokenizerSource, 
     return config, served_source(config.model_config), served_tokenizer(config.model_config)
 
 
-async def _vllm(config: Any) -> Any:
+async def _vllm(config: Any, figures: EngineFigures) -> Any:
     """An ``AsyncLLM``, which is made in a thread, as that takes long, and ended again if nobody waits for it any more."""
     from vllm.v1.engine.async_llm import AsyncLLM
 
-    made = asyncio.get_running_loop().run_in_executor(None, lambda: AsyncLLM.from_vllm_config(config, disable_log_stats=True))
+    from ananke_server.engine.vllm_stats import stat_logger, take_beginnings_alone
+
+    take_beginnings_alone()
+    loggers: Any = [stat_logger(figures)]
+    start = partial(AsyncLLM.from_vllm_config, config, stat_loggers=loggers, disable_log_stats=True)
+    made = asyncio.get_running_loop().run_in_executor(None, start)
     try:
         return await asyncio.shield(made)
     except asyncio.CancelledError:
