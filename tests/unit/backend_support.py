@@ -34,21 +34,29 @@ class TritonError(Exception):
 
 
 class Metric:
-    def __init__(self, labels: dict[str, str]) -> None:
-        self.labels, self.total = labels, 0.0
+    def __init__(self, labels: dict[str, str], buckets: list[float] | None) -> None:
+        self.labels, self.buckets, self.total = labels, buckets, 0.0
+        self.observed: list[float] = []
 
     def increment(self, more: float) -> None:
+        assert self.buckets is None, "a histogram observes"
         self.total += more
+
+    def observe(self, value: float) -> None:
+        assert self.buckets is not None, "only a histogram observes"
+        self.observed.append(value)
 
 
 class MetricFamily:
-    COUNTER, GAUGE = 0, 1
+    COUNTER, GAUGE, HISTOGRAM = range(3)
 
     def __init__(self, name: str, description: str, kind: int) -> None:
+        self.kind = kind
         self.metrics: list[Metric] = []
 
-    def Metric(self, labels: dict[str, str]) -> Metric:
-        self.metrics.append(Metric(labels))
+    def Metric(self, labels: dict[str, str], buckets: list[float] | None = None) -> Metric:
+        assert (buckets is not None) == (self.kind == self.HISTOGRAM)
+        self.metrics.append(Metric(labels, buckets))
         return self.metrics[-1]
 
 

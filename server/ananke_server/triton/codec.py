@@ -18,7 +18,7 @@ WANTS = ("return_finish_reason", "return_cumulative_logprob", "return_logprobs",
 _INPUTS = ("text_input", "constraint", "sampling_parameters", "stream", "exclude_input_in_output", *WANTS, "deadline_ms")
 # Ours, and those that Triton's protocols and clients have of their own.
 _COMMANDS: tuple[Literal["cancel", "renew"], ...] = ("cancel", "renew")
-_OURS = ("deadline_ms", "lease_ms", "attempt_id", "client_id", *_COMMANDS)
+_OURS = ("deadline_ms", "lease_ms", "attempt_id", "client_id", "traceparent", "status", *_COMMANDS)
 _TRITONS = ("id", "sequence_id", "sequence_start", "sequence_end", "priority", "timeout", "binary_data_output")
 _PARAMETERS = frozenset((*_OURS, *_TRITONS))
 
@@ -66,6 +66,7 @@ def decode_request(request: Any) -> GenerateRequest | Command:
         request_id=f"{request.request_id() or 'request'}-{np.random.bytes(6).hex()}",
         caller_id=request.request_id(),
         attempt_id=_text_parameter(parameters, "attempt_id") or "",
+        traceparent=_text_parameter(parameters, "traceparent") or "",
         lease=_seconds(parameters, "lease_ms"),
         client=_text_parameter(parameters, "client_id") or "",
         prompt=prompt,
@@ -92,8 +93,12 @@ def _parameters(request: Any) -> dict[str, Any]:
 
 def _command(parameters: dict[str, Any]) -> Command | None:
     commands = [Command(verb, tuple(lines.split("\n"))) for verb in _COMMANDS if (lines := _text_parameter(parameters, verb)) is not None]
+    if (status := parameters.get("status")) is not None:
+        if status is not True:
+            raise InvalidRequestError("the parameter status is true, or not sent")
+        commands.append(Command("status"))
     if len(commands) > 1:
-        raise InvalidRequestError("cancel and renew are two commands: send one")
+        raise InvalidRequestError(f"{' and '.join(command.verb for command in commands)} are {len(commands)} commands: send one")
     return commands[0] if commands else None
 
 
@@ -140,9 +145,11 @@ def encode_result(delta: Delta, result: GenerateResult, wants: frozenset[str]) -
     return pb_utils.InferenceResponse(output_tensors=tensors)
 
 
-def encode_answer(running: bool) -> Any:
-    """The only response to a command: whether a request of that name was under way."""
-    return pb_utils.InferenceResponse(output_tensors=[pb_utils.Tensor("running", np.array([running], dtype=np.bool_))])
+def encode_answer(answer: bool | str) -> Any:
+    """The only response to a command: whether a request of that name was under way, or the engine's status as JSON."""
+    if isinstance(answer, str):
+        return pb_utils.InferenceResponse(output_tensors=[bytes_tensor("status", answer)])
+    return pb_utils.InferenceResponse(output_tensors=[pb_utils.Tensor("running", np.array([answer], dtype=np.bool_))])
 
 
 def _delta_tensors(delta: Delta, wants: frozenset[str]) -> list[Any]:

@@ -1,11 +1,12 @@
-"""Counters and gauges on Triton's metrics endpoint, told to it every 0.2 s alone, since each telling is a round trip to its process."""
+"""Metrics on Triton's metrics endpoint, told to it every 0.2 s alone, since each telling is a round trip to its process."""
 
 from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Collection, Iterable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import triton_python_backend_utils as pb_utils
 
@@ -19,33 +20,46 @@ Key = tuple[str, Labels]
 """A family's name, and the labels of one of its metrics."""
 
 
+@dataclass(frozen=True, slots=True)
+class Family:
+    """What is exported under one name. A histogram has ``buckets``: their upper bounds, ascending."""
+
+    description: str
+    kind: Literal["counter", "gauge", "histogram"] = "counter"
+    labels: tuple[str, ...] = ()
+    buckets: tuple[float, ...] = ()
+
+
 class Counters:
-    """Reports totals from a thread of its own; those of counters only grow.
+    """Reports totals and observations from a thread of its own; the totals of counters only grow.
 
     Args:
-        families: each family's name and description.
-        at_zero: the metrics that are there from the start.
-        gauges: names of the families that are no counters.
-        totals: gives every metric's total as it stands now; called from the reporting thread.
+        families: by name. Those without labels are there from the start.
+        totals: gives every counter's and gauge's value as it stands now; called from the reporting thread.
+        observations: gives what histograms have to be told since it was asked last; called from there too.
+        at_zero: the metrics with labels that are there from the start.
     """
 
     def __init__(
         self,
-        families: Mapping[str, str],
-        at_zero: Iterable[Key],
+        families: Mapping[str, Family],
         totals: Callable[[], Mapping[Key, float]],
+        observations: Callable[[], Iterable[tuple[Key, float]]] = tuple,
         *,
-        gauges: Collection[str] = (),
+        at_zero: Iterable[Key] = (),
     ) -> None:
-        kinds = pb_utils.MetricFamily.COUNTER, pb_utils.MetricFamily.GAUGE
+        self._buckets = {name: list(family.buckets) for name, family in families.items() if family.kind == "histogram"}
         self._families = {
-            name: pb_utils.MetricFamily(name=name, description=description, kind=kinds[name in gauges])
-            for name, description in families.items()
+            name: pb_utils.MetricFamily(
+                name=name, description=family.description, kind=getattr(pb_utils.MetricFamily, family.kind.upper())
+            )
+            for name, family in families.items()
         }
         self._totals = totals
+        self._observations = observations
         self._metrics: dict[Key, Any] = {}
         self._told: dict[Key, float] = {}
-        for key in at_zero:
+        for key in [*((name, ()) for name, family in families.items() if not family.labels), *at_zero]:
             self._metric(key)
         self._closing = threading.Event()
         self._reporter = threading.Thread(target=self._report, name="ananke-metrics", daemon=True)
@@ -70,9 +84,13 @@ class Counters:
             if more := total - self._told.get(key, 0):
                 self._metric(key).increment(more)
                 self._told[key] = total
+        for key, value in self._observations():
+            self._metric(key).observe(value)
 
     def _metric(self, key: Key) -> Any:
         if key not in self._metrics:
             name, labels = key
-            self._metrics[key] = self._families[name].Metric(labels=dict(labels))
+            buckets = self._buckets.get(name)
+            arguments = {} if buckets is None else {"buckets": buckets}
+            self._metrics[key] = self._families[name].Metric(labels=dict(labels), **arguments)
         return self._metrics[key]

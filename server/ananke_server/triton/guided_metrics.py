@@ -4,87 +4,165 @@ from __future__ import annotations
 
 import threading
 from collections import defaultdict
-from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from ananke_client.errors import AnankeError, ErrorCode
+from ananke_server.engine.life import EngineState
 from ananke_server.engine.request import GenerateResult
-from ananke_server.triton.counters import Counters, Key
+from ananke_server.engine.timeline import Timeline
+from ananke_server.triton.compile_metrics import COMPILE_FAMILIES, compile_totals
+from ananke_server.triton.counters import Counters, Family, Key
 from ananke_server.triton.responses import ResponsePipe
 
+if TYPE_CHECKING:
+    from ananke_server.engine.engine import GuidedEngine
+
 REQUESTS = "ananke_requests_total"
+OUTPUTS = "ananke_outputs_total"
+INPUT_TOKENS = "ananke_input_tokens_total"
 OUTPUT_TOKENS = "ananke_output_tokens_total"
-FIRST_TOKENS, FIRST_TOKEN_SECONDS = "ananke_time_to_first_token_seconds_count", "ananke_time_to_first_token_seconds_sum"
-DECODE_SECONDS = "ananke_decode_seconds_total"
+DISCARDED_TOKENS = "ananke_discarded_tokens_total"
+RETRIES = "ananke_verification_retries_total"
+QUEUE = "ananke_queue_seconds"
+FIRST_TOKEN = "ananke_time_to_first_token_seconds"
+PER_TOKEN = "ananke_time_per_output_token_seconds"
+WHOLE = "ananke_request_seconds"
 MASK_STEPS = "ananke_mask_steps_total"
 MASK_SECONDS = "ananke_mask_seconds_total"
 FAST_MASKS = "ananke_masks_under_50_us_total"
 MASK_WAIT_SECONDS = "ananke_mask_wait_seconds_total"
 RESPONSES = "ananke_responses_total"
 COALESCED = "ananke_coalesced_deltas_total"
+PREFIX_QUERIES = "ananke_prefix_cache_queries_total"
+PREFIX_HITS = "ananke_prefix_cache_hits_total"
+PREEMPTIONS = "ananke_preemptions_total"
 RUNNING = "ananke_requests_running"
-_FAMILIES = {
-    REQUESTS: "Requests answered, by outcome (ok, or the error's code) and whether they had a constraint",
-    OUTPUT_TOKENS: "Tokens of answers, those of requests that failed later included",
-    FIRST_TOKENS: "Requests that ended well and had a first token",
-    FIRST_TOKEN_SECONDS: "Seconds from the arrival of those requests in the model to their first token",
-    DECODE_SECONDS: "Seconds from the first token of those requests to their last",
-    MASK_STEPS: "Masks applied, one for each token of a constrained request",
-    MASK_SECONDS: "Seconds spent on computing masks, on all threads",
-    FAST_MASKS: "Masks that took less than 50 microseconds",
-    MASK_WAIT_SECONDS: "Seconds that the engine's steps waited for masks, counted for each constrained request of a step",
-    RESPONSES: "Responses sent to Triton",
-    COALESCED: "Pieces of streams that were sent together with others since responses were behind",
-    RUNNING: "Requests that the engine has taken and not yet ended",
+BATCH = "ananke_engine_batch_requests"
+WAITING = "ananke_engine_waiting_requests"
+KV_CACHE = "ananke_kv_cache_usage_ratio"
+STATE = "ananke_engine_state"
+RESTARTS = "ananke_engine_restarts_total"
+
+_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0)
+_PACE = (0.002, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1.0, 2.5)
+GUIDED_FAMILIES = COMPILE_FAMILIES | {
+    REQUESTS: Family("Requests answered, by the constraint's kind and by outcome: ok, or the error's code", labels=("kind", "outcome")),
+    OUTPUTS: Family(
+        "Outputs of the requests that ended well, by what was promised of them, by what ended them, and by whether they satisfy: "
+        "true, cut (they could not yet), false (a fault of ours), or none (no constraint)",
+        labels=("guarantee", "finish_reason", "satisfied"),
+    ),
+    INPUT_TOKENS: Family("Tokens of the prompts that came as far as the engine"),
+    OUTPUT_TOKENS: Family("Tokens of answers, those of requests that failed later included"),
+    DISCARDED_TOKENS: Family("Tokens that went into no answer: those of outputs that verification rejected, or that were not finished"),
+    RETRIES: Family("Outputs sampled again since verification rejected the one before"),
+    QUEUE: Family(
+        "Seconds from a request's arrival in the model to its first step in the engine's batch", "histogram", buckets=_SECONDS
+    ),
+    FIRST_TOKEN: Family("Seconds from a request's arrival in the model to the first token of its answer", "histogram", buckets=_SECONDS),
+    PER_TOKEN: Family("Seconds a token after the first, observed once for each request of two tokens or more", "histogram", buckets=_PACE),
+    WHOLE: Family("Seconds from a request's arrival in the model to its last token", "histogram", buckets=_SECONDS),
+    MASK_STEPS: Family("Masks applied, one for each token of a constrained request"),
+    MASK_SECONDS: Family("Seconds spent on computing masks, on all threads"),
+    FAST_MASKS: Family("Masks that took less than 50 microseconds"),
+    MASK_WAIT_SECONDS: Family("Seconds that the engine's steps waited for masks, counted for each constrained request of a step"),
+    RESPONSES: Family("Responses sent to Triton"),
+    COALESCED: Family("Pieces of streams that were sent together with others since responses were behind"),
+    PREFIX_QUERIES: Family("Tokens of prompts looked up in the engine's prefix cache"),
+    PREFIX_HITS: Family("Tokens of prompts found in the engine's prefix cache"),
+    PREEMPTIONS: Family("Times that a request lost its place in the KV cache to others and had to begin again"),
+    RUNNING: Family("Requests that the model has taken and not yet ended", "gauge"),
+    BATCH: Family("Requests in the engine's batch at its last step", "gauge"),
+    WAITING: Family("Requests that the engine's scheduler kept waiting at its last step", "gauge"),
+    KV_CACHE: Family("Share of the KV cache in use at the engine's last step, 0 to 1", "gauge"),
+    RESTARTS: Family("Times that the engine was started again, since it or its mask processes had died"),
+    STATE: Family("1 for the state that the engine is in, 0 for the others", "gauge", labels=("state",)),
 }
 
 
 class GuidedMetrics:
-    """Counts how requests end; what their responses come to is counted by the pipe, and what runs by the engine.
+    """Counts how requests end, once for each; what their responses come to is counted by the pipe, and what runs by the engine."""
 
-    Args:
-        running: gives the number of requests that run; called from the reporting thread.
-    """
-
-    def __init__(self, pipe: ResponsePipe, running: Callable[[], int]) -> None:
+    def __init__(self, pipe: ResponsePipe, engine: GuidedEngine) -> None:
         self._pipe = pipe
-        self._running = running
+        self._engine = engine
         self._counted: defaultdict[Key, float] = defaultdict(float)
+        self._observed: list[tuple[Key, float]] = []
         self._lock = threading.Lock()
-        self._counters = Counters(_FAMILIES, [(name, ()) for name in _FAMILIES if name != REQUESTS], self._totals, gauges=[RUNNING])
+        at_zero: list[Key] = [(STATE, (("state", state),)) for state in EngineState]
+        # An alert is on its increase, which a counter that begins with its first event does not have.
+        at_zero.append((OUTPUTS, (("guarantee", "exact"), ("finish_reason", "stop"), ("satisfied", "false"))))
+        at_zero.append((REQUESTS, (("kind", "none"), ("outcome", "ok"))))
+        self._counters = Counters(GUIDED_FAMILIES, self._totals, self._observations, at_zero=at_zero)
 
-    def count_result(self, result: GenerateResult, tokens: int, *, constrained: bool) -> None:
+    def count_result(self, result: GenerateResult, tokens: int, timeline: Timeline) -> None:
         """A request ended well, with so many tokens."""
-        timing, mask = result.metrics["timing_ms"], result.metrics.get("mask", {})
+        report, mask = result.report, result.metrics.get("mask", {})
         steps = mask.get("steps", 0)
-        more = {
-            FIRST_TOKENS: 1 if tokens else 0,
-            FIRST_TOKEN_SECONDS: timing["first_token"] / 1e3 if tokens else 0.0,
-            DECODE_SECONDS: (timing["total"] - timing["first_token"]) / 1e3 if tokens else 0.0,
-            MASK_STEPS: steps,
-            MASK_SECONDS: steps * mask.get("us_mean", 0.0) / 1e6,
-            FAST_MASKS: mask.get("under_50_us", 0),
-            MASK_WAIT_SECONDS: steps * mask.get("wait_us_mean", 0.0) / 1e6,
+        satisfied = "cut" if timeline.is_cut else _word(report.constraint_satisfied)
+        output = (("guarantee", report.guarantee), ("finish_reason", result.finish_reason), ("satisfied", satisfied))
+        counts: dict[Key, float] = {
+            (OUTPUTS, output): 1,
+            (MASK_STEPS, ()): steps,
+            (MASK_SECONDS, ()): steps * mask.get("us_mean", 0.0) / 1e6,
+            (FAST_MASKS, ()): mask.get("under_50_us", 0),
+            (MASK_WAIT_SECONDS, ()): steps * mask.get("wait_us_mean", 0.0) / 1e6,
         }
-        self._count("ok", tokens, constrained, more)
+        moments = {QUEUE: timeline.scheduled, FIRST_TOKEN: timeline.first_token, WHOLE: timeline.finished}
+        times = {name: moment - timeline.arrived for name, moment in moments.items() if moment is not None}
+        if timeline.seconds_per_token is not None:
+            times[PER_TOKEN] = timeline.seconds_per_token
+        self._count("ok", tokens, timeline, counts, times)
 
-    def count_error(self, error: Exception, tokens: int = 0, *, constrained: bool = False) -> None:
+    def count_error(self, error: Exception, tokens: int, timeline: Timeline) -> None:
         """A request ended in an error, after so many tokens."""
-        code = error.code if isinstance(error, AnankeError) else ErrorCode.INTERNAL
-        self._count(str(code), tokens, constrained, {})
+        self._count(code_of(error), tokens, timeline, {}, {})
 
     def close(self) -> None:
         """Stop reporting."""
         self._counters.close()
 
-    def _count(self, outcome: str, tokens: int, constrained: bool, more: dict[str, float]) -> None:
-        labels = (("outcome", outcome), ("constrained", "true" if constrained else "false"))
+    def _count(self, outcome: str, tokens: int, timeline: Timeline, counts: dict[Key, float], times: dict[str, float]) -> None:
+        counts |= {
+            (REQUESTS, (("kind", timeline.kind), ("outcome", outcome))): 1,
+            (INPUT_TOKENS, ()): timeline.input_tokens,
+            (OUTPUT_TOKENS, ()): tokens,
+            (DISCARDED_TOKENS, ()): max(0, timeline.tokens - tokens),
+            (RETRIES, ()): max(0, len(timeline.runs) - 1),
+        }
         with self._lock:
-            self._counted[REQUESTS, labels] += 1
-            self._counted[OUTPUT_TOKENS, ()] += tokens
-            for name, value in more.items():
-                self._counted[name, ()] += value
+            for key, count in counts.items():
+                self._counted[key] += count
+            self._observed.extend(((name, ()), seconds) for name, seconds in times.items())
 
     def _totals(self) -> dict[Key, float]:
         with self._lock:
             totals: dict[Key, float] = dict(self._counted)
-        return totals | {(RESPONSES, ()): self._pipe.sent, (COALESCED, ()): self._pipe.coalesced, (RUNNING, ()): self._running()}
+        figures, current = self._engine.figures, self._engine.state
+        totals |= {(STATE, (("state", state),)): float(state is current) for state in EngineState}
+        return totals | compile_totals(self._engine.compiler) | {
+            (RESPONSES, ()): self._pipe.sent,
+            (COALESCED, ()): self._pipe.coalesced,
+            (PREFIX_QUERIES, ()): figures.prefix_queries,
+            (PREFIX_HITS, ()): figures.prefix_hits,
+            (PREEMPTIONS, ()): figures.preemptions,
+            (RESTARTS, ()): self._engine.life.restarts,
+            (RUNNING, ()): self._engine.running,
+            (BATCH, ()): figures.running,
+            (WAITING, ()): figures.waiting,
+            (KV_CACHE, ()): figures.kv_cache_usage,
+        }
+
+    def _observations(self) -> list[tuple[Key, float]]:
+        with self._lock:
+            observed, self._observed = self._observed, []
+        return observed
+
+
+def code_of(error: Exception) -> str:
+    """The code of an error; one that is not of the closed set is internal."""
+    return str(error.code if isinstance(error, AnankeError) else ErrorCode.INTERNAL)
+
+
+def _word(satisfied: bool | None) -> str:
+    return "none" if satisfied is None else str(satisfied).lower()

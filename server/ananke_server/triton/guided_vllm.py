@@ -6,27 +6,28 @@ import asyncio
 import contextlib
 import functools
 import gc
-import logging
+import json
 import threading
 from typing import TYPE_CHECKING, Any
 
 from ananke_client.errors import CancelledError
 from ananke_server.engine.request import Command, GenerateRequest
+from ananke_server.engine.timeline import Timeline
 from ananke_server.handover import Seal
 from ananke_server.logs import ContentLog, configure_logging
 from ananke_server.settings import load_settings
+from ananke_server.tracing import start_tracing
 from ananke_server.triton.cancellation import CancellationWatch
 from ananke_server.triton.codec import decode_request
 from ananke_server.triton.guided_metrics import GuidedMetrics
 from ananke_server.triton.relay import relay_path
 from ananke_server.triton.relay_server import RelayedResponses, RelayServer
+from ananke_server.triton.request_record import RequestRecord
 from ananke_server.triton.responses import ResponsePipe, Responses
 from ananke_server.triton.under_way import Entry, UnderWay
 
 if TYPE_CHECKING:
     from ananke_server.engine.engine import GuidedEngine
-
-logger = logging.getLogger(__name__)
 
 # Less than the 20 s that the launcher has Triton wait at its exit.
 DRAIN_SECONDS = 15.0
@@ -49,7 +50,8 @@ class TritonPythonModel:
         threading.Thread(target=self._loop.run_forever, name="ananke-engine", daemon=True).start()
         self._engine: GuidedEngine = self._on_loop(GuidedEngine.start(settings, Seal.shared()))
         self._under_way = UnderWay()
-        self._metrics = GuidedMetrics(self._pipe, lambda: self._engine.running)
+        self._metrics = GuidedMetrics(self._pipe, self._engine)
+        self._record = RequestRecord(self._metrics, start_tracing())
         self._relay = RelayServer(relay_path(), self._answer)
         self._on_loop(self._relay.start())
 
@@ -61,7 +63,7 @@ class TritonPythonModel:
                 request = decode_request(triton_request)
             except Exception as error:  # every request gets its answer
                 self._pipe.open(sender).fail(error)
-                self._metrics.count_error(error)
+                self._metrics.count_error(error, 0, Timeline())
                 continue
             if isinstance(request, Command):
                 self._loop.call_soon_threadsafe(self._obey, request, self._pipe.open(sender))
@@ -78,6 +80,7 @@ class TritonPythonModel:
         self._cancellation.close()
         self._pipe.close()
         self._metrics.close()
+        self._record.close()
         # What cycles still hold of Triton's has to go before its shared memory does.
         gc.collect()
         Seal.forget()
@@ -85,34 +88,35 @@ class TritonPythonModel:
     async def _answer(self, request: GenerateRequest, responses: Responses | RelayedResponses) -> None:
         generation = asyncio.current_task()
         assert generation is not None
+        timeline = Timeline("none" if request.constraint is None else "unknown")
         entry: Entry | None = None
         try:
             with self._under_way.entry(request, generation.cancel) as entry:
                 gone = functools.partial(self._loop.call_soon_threadsafe, entry.cancel, "nobody takes the responses any more")
                 with self._cancellation.over(responses, gone), self._content.of(request, responses.add) as emit:
-                    result = await self._engine.generate(request, emit)
+                    result = await self._engine.generate(request, emit, timeline)
         except asyncio.CancelledError:
             reason = None if entry is None else entry.reason
-            self._fail(request, responses, CancelledError(reason or "the server is shutting down"))
+            error = CancelledError(reason or "the server is shutting down")
+            responses.fail(error)
+            self._record.failed(request, error, responses.tokens, timeline)
         except Exception as error:  # every request gets its answer
-            if not hasattr(error, "code"):
-                logger.exception("request %s failed", request.request_id)
-            self._fail(request, responses, error)
+            responses.fail(error)
+            self._record.failed(request, error, responses.tokens, timeline)
         else:
             responses.finish(result)
-            self._metrics.count_result(result, responses.tokens, constrained=request.constraint is not None)
+            self._record.finished(request, result, responses.tokens, timeline)
 
     def _obey(self, command: Command, responses: Responses) -> None:
         try:
+            if command.verb == "status":
+                responses.answer(json.dumps(self._engine.status() | {"last_error": self._record.last_error}))
+                return
             obey = self._under_way.cancel if command.verb == "cancel" else self._under_way.renew
             running = [obey(name) for name in command.names]
             responses.answer(any(running))
         except Exception as error:  # every request gets its answer
             responses.fail(error)
-
-    def _fail(self, request: GenerateRequest, responses: Responses | RelayedResponses, error: Exception) -> None:
-        responses.fail(error)
-        self._metrics.count_error(error, responses.tokens, constrained=request.constraint is not None)
 
     async def _drain(self) -> None:
         with contextlib.suppress(TimeoutError):

@@ -72,7 +72,7 @@ class Responses:
         self._lock = threading.Lock()
         self._waiting: list[Delta] = []
         self._pieces = 0
-        self._end: GenerateResult | bool | Exception | None = None
+        self._end: GenerateResult | bool | str | Exception | None = None
         self._queued = False
         # Triton frees what is_cancelled reads once it has the final response.
         self._closing = threading.Lock()
@@ -95,9 +95,9 @@ class Responses:
         """The request has ended well: the final response carries the rest of its text. Never blocks."""
         self._end_with(result)
 
-    def answer(self, running: bool) -> None:
-        """The request was a command: the final response says whether it found a request under way. Never blocks."""
-        self._end_with(running)
+    def answer(self, answer: bool | str) -> None:
+        """The request was a command: the final response says whether it found a request under way, or what it asked. Never blocks."""
+        self._end_with(answer)
 
     def fail(self, error: Exception) -> None:
         """The request has failed: the final response is an error, after the text that a stream still has to send. Never blocks."""
@@ -133,9 +133,9 @@ class Responses:
             self._queue_again()
         return sent
 
-    def _send(self, waiting: list[Delta], pieces: int, end: GenerateResult | bool | Exception | None) -> tuple[int, int]:
-        if isinstance(end, (GenerateResult, bool)):
-            response = encode_answer(end) if isinstance(end, bool) else encode_result(joined(waiting), end, self._wants)
+    def _send(self, waiting: list[Delta], pieces: int, end: GenerateResult | bool | str | Exception | None) -> tuple[int, int]:
+        if isinstance(end, (GenerateResult, bool, str)):
+            response = encode_result(joined(waiting), end, self._wants) if isinstance(end, GenerateResult) else encode_answer(end)
             self._close()
             self._sender.send(response, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
             return 1, pieces
@@ -162,7 +162,7 @@ class Responses:
         with self._closing:
             self._closed = True
 
-    def _end_with(self, end: GenerateResult | bool | Exception) -> None:
+    def _end_with(self, end: GenerateResult | bool | str | Exception) -> None:
         with self._lock:
             self._end = end
             queued, self._queued = self._queued, True

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
+import json
 import logging
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -22,6 +24,7 @@ from ananke_server.constraints.service import make_compiler
 from ananke_server.handover import Seal
 from ananke_server.logs import configure_logging
 from ananke_server.settings import load_settings
+from ananke_server.tracing import start_tracing
 from ananke_server.triton.codec import text_of
 from ananke_server.triton.validate_metrics import ValidateMetrics
 
@@ -54,6 +57,7 @@ class TritonPythonModel:
         self._unconstrained = self._prepared(None, UNCONSTRAINED)
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="ananke-validate")
         self._metrics = ValidateMetrics(self._compiler)
+        self._tracing = start_tracing()
 
     def execute(self, requests: list[Any]) -> list[Any] | None:
         """One response a request: returned where all answers are known, else sent when they are."""
@@ -66,7 +70,7 @@ class TritonPythonModel:
             if answer is not None:
                 _send(sender, _response(request, answer))
             else:
-                self._threads.submit(self._respond, request, sender)
+                self._threads.submit(self._respond, request, sender, time.monotonic())
         return None
 
     def finalize(self) -> None:
@@ -74,8 +78,17 @@ class TritonPythonModel:
         self._threads.shutdown()
         self._metrics.close()
         self._compiler.close()
+        if self._tracing is not None:
+            self._tracing.close()
 
     def _known(self, request: Any) -> Answer | None:
+        begun = time.monotonic()
+        answer = self._remembered(request)
+        if answer is not None:
+            self._trace(request, answer, begun, cached=True)
+        return answer
+
+    def _remembered(self, request: Any) -> Answer | None:
         tensor = pb_utils.get_input_tensor_by_name(request, "constraint")
         if tensor is None:
             return self._unconstrained
@@ -86,11 +99,13 @@ class TritonPythonModel:
             self._metrics.count_hit(answer.refusal)
         return answer
 
-    def _respond(self, request: Any, sender: Any) -> None:
+    def _respond(self, request: Any, sender: Any, begun: float) -> None:
         try:
-            _send(sender, _response(request, self._answer(request)))
+            answer = self._answer(request)
+            _send(sender, _response(request, answer))
+            self._trace(request, answer, begun, cached=False)
         except Exception:
-            logger.exception("a response could not be sent")
+            logger.exception("request %s: its report could not be sent", request.request_id(), extra={"request_id": request.request_id()})
 
     def _answer(self, request: Any) -> Answer:
         text, kept = None, True
@@ -99,7 +114,8 @@ class TritonPythonModel:
             compiled = UNCONSTRAINED if text is None else self._compiler.compile(text)
         except Exception as error:  # validate always answers with a report
             if not isinstance(error, AnankeError):
-                logger.exception("a constraint could not be compiled")
+                name = request.request_id()
+                logger.exception("request %s: its constraint could not be compiled", name, extra={"request_id": name})
                 error = InternalError(f"{type(error).__name__}: {error}")
             kept = error.code not in _NOT_KEPT
             refused = ConstraintReport(accepted=False, errors=[Diagnostic(code=error.code, message=error.message)])
@@ -111,6 +127,11 @@ class TritonPythonModel:
             with self._lock:
                 self._answers.put(digest, answer, answer.bytes)
         return answer
+
+    def _trace(self, request: Any, answer: Answer, begun: float, *, cached: bool) -> None:
+        if self._tracing is not None:
+            parameters = json.loads(request.parameters() or "{}")
+            self._tracing.validation(parameters, request.request_id(), begun, cached=cached, refusal=answer.refusal)
 
     def _prepared(self, text: str | None, compiled: CompiledConstraint) -> Answer:
         report = compiled.report.model_dump_json().encode("utf-8", errors="replace")

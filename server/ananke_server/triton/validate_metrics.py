@@ -6,18 +6,11 @@ import threading
 from collections import Counter
 
 from ananke_server.constraints.service import CompilerService
-from ananke_server.triton.counters import Counters, Key
+from ananke_server.triton.compile_metrics import COMPILE_FAMILIES, HITS, compile_totals
+from ananke_server.triton.counters import Counters, Family, Key
 
 REFUSALS = "ananke_constraint_refusals_total"
-_FAMILIES = {
-    "ananke_compile_cache_hits_total": "Constraints answered from the cache of compiled constraints",
-    "ananke_compile_cache_misses_total": "Constraints that had to be compiled",
-    "ananke_compile_cache_coalesced_total": "Constraints that waited for another request's compilation of the same",
-    "ananke_compile_cache_evictions_total": "Compiled constraints that the cache had no more room for",
-    "ananke_compile_seconds_total": "Seconds that compilations took, waiting for the sandbox included",
-    "ananke_sandbox_kills_total": "Compilations ended by the sandbox, since they took too much time or memory or crashed",
-    REFUSALS: "Constraints refused, by the first error's code",
-}
+VALIDATE_FAMILIES = COMPILE_FAMILIES | {REFUSALS: Family("Constraints refused by validate, by the first error's code", labels=("code",))}
 
 
 class ValidateMetrics:
@@ -28,7 +21,7 @@ class ValidateMetrics:
         self._hits = 0
         self._refusals: Counter[str] = Counter()
         self._lock = threading.Lock()
-        self._counters = Counters(_FAMILIES, [(name, ()) for name in _FAMILIES if name != REFUSALS], self._totals)
+        self._counters = Counters(VALIDATE_FAMILIES, self._totals)
 
     def count_hit(self, refusal: str | None) -> None:
         """An answer was given again; the code of its refusal, if it is one."""
@@ -48,15 +41,7 @@ class ValidateMetrics:
         self._counters.close()
 
     def _totals(self) -> dict[Key, float]:
-        counts = self._compiler.counts
+        totals = compile_totals(self._compiler)
         with self._lock:
-            refusals: dict[Key, float] = {(REFUSALS, (("code", code),)): count for code, count in self._refusals.items()}
-            hits = self._hits
-        return refusals | {
-            ("ananke_compile_cache_hits_total", ()): hits + counts.hits,
-            ("ananke_compile_cache_misses_total", ()): counts.misses,
-            ("ananke_compile_cache_coalesced_total", ()): counts.coalesced,
-            ("ananke_compile_cache_evictions_total", ()): counts.evictions,
-            ("ananke_compile_seconds_total", ()): counts.compile_seconds,
-            ("ananke_sandbox_kills_total", ()): self._compiler.killed,
-        }
+            totals[HITS, ()] += self._hits
+            return totals | {(REFUSALS, (("code", code),)): count for code, count in self._refusals.items()}
