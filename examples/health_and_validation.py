@@ -25,8 +25,10 @@ def main(server: str | None) -> int:
         health = client.health_check()  # never raises: a server out of reach is not live
         print(f"live: {health.live}, ready: {health.ready}, models: {health.models}")
         if not health.ready:
-            print(health.error, file=sys.stderr)
+            print(health.error or health.status, file=sys.stderr)
             return 1
+        if status := health.status:
+            print(f"engine: {status.state} on {status.device}, {status.model}, {status.pending} requests")
         metadata = client.model_metadata()
         print(f"model: {metadata.name}, inputs: {', '.join(tensor.name for tensor in metadata.inputs)}")
 

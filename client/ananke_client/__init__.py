@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     )
     from ananke_client.grpc_async_client import AsyncAnankeInferenceClient
     from ananke_client.grpc_client import AnankeInferenceClient
-    from ananke_client.health import HealthStatus
+    from ananke_client.health import EngineStatus, HealthStatus, LastError
     from ananke_client.http_async_client import AsyncAnankeInferenceHTTPClient
     from ananke_client.http_client import AnankeInferenceHTTPClient
     from ananke_client.model_info import InferenceStatistics, ModelMetadata, ModelStatistics, StatisticDuration, TensorMetadata
@@ -75,6 +75,7 @@ __all__ = [
     "DeadEndError",
     "DeadlineExceededError",
     "Diagnostic",
+    "EngineStatus",
     "EngineUnavailableError",
     "ErrorCode",
     "GenerationConfig",
@@ -89,6 +90,7 @@ __all__ = [
     "InvalidConstraintError",
     "InvalidRequestError",
     "JsonSchemaConstraint",
+    "LastError",
     "ModelMetadata",
     "ModelStatistics",
     "Outcome",
@@ -124,7 +126,7 @@ _MODULES = {
     ),
     "grpc_async_client": ("AsyncAnankeInferenceClient",),
     "grpc_client": ("AnankeInferenceClient",),
-    "health": ("HealthStatus",),
+    "health": ("EngineStatus", "HealthStatus", "LastError"),
     "http_async_client": ("AsyncAnankeInferenceHTTPClient",),
     "http_client": ("AnankeInferenceHTTPClient",),
     "model_info": ("InferenceStatistics", "ModelMetadata", "ModelStatistics", "StatisticDuration", "TensorMetadata"),

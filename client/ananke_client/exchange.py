@@ -11,7 +11,7 @@ import threading
 import uuid
 import weakref
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -121,8 +121,8 @@ class Transport(ABC):
         """The answer to a question, within ``timeout`` seconds."""
 
     @abstractmethod
-    async def command(self, model: str, verb: Verb, names: Sequence[str], timeout: float) -> Outputs:
-        """The answer to a command about generations under way, within ``timeout`` seconds."""
+    async def command(self, model: str, verb: Verb, value: str | bool, timeout: float) -> Outputs:
+        """The answer to a command about generations under way or the engine, within ``timeout`` seconds."""
 
     @abstractmethod
     def spawn(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
@@ -346,18 +346,21 @@ class Exchange:
     async def health_check(self) -> HealthStatus:
         """The server's state, asked once."""
         codec = self._transport.codec
-        live = ready = False
+        live = loaded = False
         models: dict[str, bool] = {}
+        version = None
         try:
             self._check_open()
             live = await self._holds(codec.server_live())
-            ready = await self._holds(codec.server_ready())
+            loaded = await self._holds(codec.server_ready())
             for name in (self._model, self._validate_model):
                 models[name] = await self._holds(codec.model_ready(name))
             version = await self._transport.ask(codec.server_version(), PROBE_TIMEOUT)
-            return HealthStatus(live=live, ready=ready, models=models, server_version=version)
+            status = await self._commands.status(PROBE_TIMEOUT) if loaded else None
+            ready = status is not None and status.ready and all(models.values())
+            return HealthStatus(live=live, ready=ready, models=models, server_version=version, status=status)
         except Exception as error:
-            return HealthStatus(live=live, ready=ready, models=models, error=str(error) or repr(error))
+            return HealthStatus(live=live, models=models, server_version=version, error=str(error) or repr(error))
 
     async def close(self) -> None:
         """Ends every call in flight, here and on the server, and closes the connections."""

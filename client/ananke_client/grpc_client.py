@@ -27,7 +27,7 @@ class AnankeInferenceClient(InferenceClient):
         url: host:port; None takes ANANKE_GRPC_URL, or else localhost:8001.
         model_name: the model that generates.
         validate_model_name: the model that validates.
-        engine_model_name: the model that takes cancels.
+        engine_model_name: the model that takes cancels and tells its status.
         timeout: seconds that a call may take, retries included, unless it says otherwise.
         retry: how calls are tried again; None takes ``RetryPolicy()``.
         tls: encryption; None sends plain text.

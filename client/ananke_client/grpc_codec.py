@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, TypeVar
 
 import grpc
@@ -114,7 +114,7 @@ def encode_generation(request: GenerationRequest, model_name: str) -> service_pb
     return message
 
 
-def encode_command(model_name: str, parameters: dict[str, int | str]) -> service_pb2.ModelInferRequest:
+def encode_command(model_name: str, parameters: dict[str, str | bool]) -> service_pb2.ModelInferRequest:
     """The message of a command, which has no tensors."""
     message = service_pb2.ModelInferRequest(model_name=model_name)
     _set_parameters(message, parameters)
@@ -170,10 +170,12 @@ def metadata_of(headers: dict[str, str]) -> Sequence[tuple[str, str]]:
     return tuple(headers.items())
 
 
-def _set_parameters(message: service_pb2.ModelInferRequest, parameters: dict[str, int | str]) -> None:
+def _set_parameters(message: service_pb2.ModelInferRequest, parameters: Mapping[str, int | str | bool]) -> None:
     for name, value in parameters.items():
         if isinstance(value, str):
             message.parameters[name].string_param = value
+        elif isinstance(value, bool):
+            message.parameters[name].bool_param = value
         else:
             message.parameters[name].int64_param = value
 

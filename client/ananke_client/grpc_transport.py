@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
 from typing import Any
 
 from tritonclient.grpc import service_pb2
 
-from ananke_client.commands import Verb, lines_of
+from ananke_client.commands import Verb
 from ananke_client.errors import AnankeError
 from ananke_client.exchange import GRACE, Question, Responses, T, Transport
 from ananke_client.grpc_codec import GrpcCodec, decode_stream, encode_command, encode_generation
@@ -24,9 +23,9 @@ class GrpcTransport(Transport):
     async def open(self, request: GenerationRequest, model: str) -> Responses:
         return self._stream(encode_generation(request, model), request.timeout + GRACE)
 
-    async def command(self, model: str, verb: Verb, names: Sequence[str], timeout: float) -> Outputs:
+    async def command(self, model: str, verb: Verb, value: str | bool, timeout: float) -> Outputs:
         # A stream, as Triton refuses ModelInfer on decoupled models.
-        responses = self._stream(encode_command(model, {verb: lines_of(names)}), timeout)
+        responses = self._stream(encode_command(model, {verb: value}), timeout)
         try:
             outputs = await responses.receive()
             while outputs is not None and await responses.receive() is not None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from datetime import timedelta
 from typing import Annotated
 
 import typer
@@ -14,7 +16,7 @@ from ananke_client.client import InferenceClient
 from ananke_client.config import GenerationConfig
 from ananke_client.constraint import ConstraintSpec
 from ananke_client.errors import AnankeError, UnsupportedConstraintError
-from ananke_client.health import HealthStatus
+from ananke_client.health import EngineStatus, HealthStatus
 from ananke_client.rendering import printable
 from ananke_client.terminal import REFUSED, UNAVAILABLE, USAGE, console, fail, print_json
 
@@ -27,7 +29,7 @@ def health(
     generate: Annotated[bool, typer.Option("--generate", help="have it generate a word within a constraint too")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="print one JSON object")] = False,
 ) -> None:
-    """Tell whether a server is live, and its models are ready; with ``--generate``, whether it does generate.
+    """Tell whether a server is live and can generate, and its engine's status; with ``--generate``, whether it does generate.
 
     Exit code 0 if so, 1 if it is live but not ready or does not generate, 3 if it is out of reach.
     """
@@ -78,9 +80,22 @@ def _show(status: HealthStatus, trial: Trial | None) -> None:
         out.print(_line(f"  {model}", ready), soft_wrap=True)
     if trial is not None:
         out.print(_line("generates", trial.generates, f"{trial.seconds:.2f} s"), soft_wrap=True)
+    if status.status is not None:
+        for name, value in _facts(status.status):
+            out.print(Text(printable(f"{name:14} {value}")), soft_wrap=True)
     for error in (status.error, trial and trial.error):
         if error:
             out.print(Text(printable(error)), soft_wrap=True)
+
+
+def _facts(status: EngineStatus) -> Iterator[tuple[str, str]]:
+    restarts = f", started again {status.restarts} times" if status.restarts else ""
+    yield "engine", f"{status.state} on {status.device}, up {timedelta(seconds=round(status.uptime_seconds))}{restarts}"
+    yield "model", status.model + (f" at {status.revision}" if status.revision else "")
+    yield "requests", f"{status.pending} of at most {status.max_pending}: {status.running} in the batch, {status.waiting} waiting for it"
+    yield "KV cache", f"{status.kv_cache_usage:.1%} in use"
+    yield "versions", ", ".join(f"{name} {version}" for name, version in status.versions.items())
+    yield "last error", "none" if status.last_error is None else f"{status.last_error.code} at {status.last_error.at}"
 
 
 def _line(name: str, yes: bool, more: str = "") -> Text:

@@ -28,7 +28,7 @@ class AnankeInferenceHTTPClient(InferenceClient):
         url: the server's URL; None takes ANANKE_HTTP_URL, or else localhost:8000. Without a scheme it is https with ``tls``.
         model_name: the model that generates.
         validate_model_name: the model that validates.
-        engine_model_name: the model that takes cancels.
+        engine_model_name: the model that takes cancels and tells its status.
         timeout: seconds that a call may take, retries included, unless it says otherwise.
         retry: how calls are tried again; None takes ``RetryPolicy()``.
         tls: whom to trust over https, and who the client is; None trusts the usual authorities.

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections import deque
-from collections.abc import Sequence
 from typing import Final
 
 import httpx
 
-from ananke_client.commands import Verb, lines_of
+from ananke_client.commands import Verb
 from ananke_client.exchange import GRACE, Question, Responses, T, Transport
 from ananke_client.http_codec import (
     BodyDecoder,
@@ -41,8 +40,8 @@ class HttpTransport(Transport):
         question = Question(path, generation_body(request), str)
         return await self._start(question, request.timeout + GRACE, EventDecoder() if request.stream else SoleDecoder())
 
-    async def command(self, model: str, verb: Verb, names: Sequence[str], timeout: float) -> Outputs:
-        return await self.ask(Question(model_path(model, "generate"), {verb: lines_of(names)}, decode_generation), timeout)
+    async def command(self, model: str, verb: Verb, value: str | bool, timeout: float) -> Outputs:
+        return await self.ask(Question(model_path(model, "generate"), {verb: value}, decode_generation), timeout)
 
     async def ask(self, question: Question[T], timeout: float) -> T:
         status, text = await self._fetch(question, timeout)

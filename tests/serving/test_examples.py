@@ -114,6 +114,7 @@ def test_the_pipeline_fills_its_hole_with_an_expression_of_the_parameters(server
 def test_health_and_validation_tell_what_is_accepted_and_what_is_not(server: TritonServer) -> None:
     printed = run(server, "health_and_validation")
     assert printed.startswith("live: True, ready: True")
+    assert "engine: running on cpu, SmolLM2-135M-Instruct, " in printed
     verdicts = dict(re.findall(r"^── (.*): (\w+, guarantee \w+)$", printed, re.MULTILINE))
     assert verdicts == {
         "a regex": "accepted, guarantee exact",

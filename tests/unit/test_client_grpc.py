@@ -29,6 +29,10 @@ from ananke_client.provenance import Envelope
 REPORT = {"accepted": True, "kind": "json_schema", "guarantee": "exact", "constraint_satisfied": True}
 
 
+STATUS = {
+    **{"state": "running", "ready": True, "model": "m", "device": "cpu", "uptime_seconds": 9.5, "pending": 2, "max_pending": 8},
+    **{"running": 1, "waiting": 1, "kv_cache_usage": 0.25, "last_error": {"code": "internal", "at": "2026-11-24T00:00:00Z"}, "later": 1},
+}
 ONCE = RetryPolicy(attempts=1)
 CLIENTS = {
     "sync": AnankeInferenceClient,
@@ -75,11 +79,16 @@ class Servicer(service_pb2_grpc.GRPCInferenceServiceServicer):
 
     def __init__(self):
         self.requests, self.ended = [], threading.Event()
+        self.engine, self.models = json.dumps(STATUS), {"generate", "validate"}
 
     def ModelStreamInfer(self, requests, context):
         assert "triton_grpc_error" not in dict(context.invocation_metadata()), "Triton 2.51 dies of it"
         (request,) = list(requests)  # ends only if the client closes its side
         self.requests.append(request)
+        if "status" in request.parameters:
+            assert request.parameters["status"].bool_param
+            yield stream_response(status=self.engine)
+            return
         texts = dict(zip((tensor.name for tensor in request.inputs), request.raw_input_contents, strict=True))
         prompt = texts["text_input"][4:].decode()
         context.add_callback(self.ended.set)
@@ -127,7 +136,7 @@ class Servicer(service_pb2_grpc.GRPCInferenceServiceServicer):
         return service_pb2.ServerReadyResponse(ready=True)
 
     def ModelReady(self, request, context):
-        if request.name == "validate":
+        if request.name not in self.models:
             context.abort(grpc.StatusCode.NOT_FOUND, "unknown model")
         return service_pb2.ModelReadyResponse(ready=True)
 
@@ -289,10 +298,29 @@ def test_validate(client, servicer):
     assert client.validate({"type": "refused"}).errors[0].code == "unsupported_constraint"
 
 
-def test_health(client):
+def test_health(client, servicer):
     health = client.health_check()
     assert (health.live, health.ready, health.server_version, health.error) == (True, True, "2.51.0", None)
-    assert health.models == {"generate": True, "validate": False}
+    assert health.models == {"generate": True, "validate": True}
+    assert (health.status.state, health.status.kv_cache_usage, health.status.last_error.code) == ("running", 0.25, "internal")
+    assert servicer.requests[-1].model_name == "guided_vllm"
+
+
+def test_a_server_whose_engine_or_model_is_not_ready_is_not(client, servicer):
+    servicer.models.remove("validate")
+    health = client.health_check()
+    assert (health.live, health.ready, health.models) == (True, False, {"generate": True, "validate": False})
+    servicer.models.add("validate")
+    servicer.engine = json.dumps(STATUS | {"state": "failed", "ready": False})
+    health = client.health_check()
+    assert (health.live, health.ready, health.status.state) == (True, False, "failed")
+
+
+def test_a_status_that_is_none_is_an_error(client, servicer):
+    servicer.engine = "{}"
+    health = client.health_check()
+    assert (health.live, health.ready, health.status, health.server_version) == (True, False, None, "2.51.0")
+    assert "status is malformed" in health.error
 
 
 def test_metadata_and_statistics(client):

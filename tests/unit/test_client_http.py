@@ -228,15 +228,37 @@ def test_validate_reports_what_cannot_be_sent_or_is_refused(answering):
         answering(json={"outputs": []}).validate("{}")
 
 
-def test_health(client_of):
+STATUS = {
+    **{"state": "running", "ready": True, "model": "m", "device": "cpu", "uptime_seconds": 9.5, "pending": 2, "max_pending": 8},
+    **{"running": 1, "waiting": 1, "kv_cache_usage": 0.25, "last_error": None},
+}
+
+
+@pytest.mark.parametrize(("failing", "status", "ready"), [(None, {}, True), ("validate/ready", {}, False), (None, {"ready": False}, False)])
+def test_health(client_of, failing, status, ready):
     def handler(request):
         if request.url.path == "/v2":
             return httpx.Response(200, json={"name": "triton", "version": "2.51.0"})
-        return httpx.Response(400 if request.url.path == "/v2/models/validate/ready" else 200)
+        if request.url.path == "/v2/models/guided_vllm/generate":
+            assert json.loads(request.content) == {"status": True}
+            return httpx.Response(200, json={"status": json.dumps(STATUS | status)})
+        return httpx.Response(400 if failing and request.url.path.endswith(failing) else 200)
 
     health = client_of(handler).health_check()
-    assert (health.live, health.ready, health.server_version, health.error) == (True, True, "2.51.0", None)
-    assert health.models == {"generate": True, "validate": False}
+    assert (health.live, health.ready, health.server_version, health.error) == (True, ready, "2.51.0", None)
+    assert health.models == {"generate": True, "validate": failing is None}
+    assert (health.status.model, health.status.pending, health.status.last_error) == ("m", 2, None)
+
+
+def test_a_server_that_does_not_know_the_command_is_not_ready(client_of):
+    def handler(request):
+        if request.method == "POST":
+            return httpx.Response(400, json={"error": "[invalid_request] unknown input or parameter 'status'"})
+        return httpx.Response(200, json={"version": "2.51.0"})
+
+    health = client_of(handler).health_check()
+    assert (health.live, health.ready, health.status) == (True, False, None)
+    assert "status" in health.error
 
 
 def test_url(monkeypatch):

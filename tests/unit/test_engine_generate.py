@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import errno
 import json
+import time
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,6 +19,7 @@ from provenance_support import Key
 
 pytest.importorskip("vllm")
 
+from ananke_client import EngineStatus
 from ananke_client.errors import AnankeError, DeadEndError, DeadlineExceededError, VerificationFailedError
 from ananke_client.provenance import Envelope, Evidence, sha256, verify
 from ananke_client.report import ConstraintReport
@@ -24,8 +27,10 @@ from ananke_server.constraints import UNCONSTRAINED, CompiledConstraint, Compile
 from ananke_server.engine import engine as engine_module
 from ananke_server.engine.attempts import seed_of
 from ananke_server.engine.engine import GuidedEngine
-from ananke_server.engine.life import EngineLife, Rest
+from ananke_server.engine.figures import EngineFigures
+from ananke_server.engine.life import EngineLife, EngineState, Rest
 from ananke_server.engine.request import Delta, GenerateRequest, GenerateResult
+from ananke_server.engine.timeline import Timeline
 from ananke_server.engine.vllm_engine import VllmEngine
 from ananke_server.handover import Seal
 from ananke_server.masking.tickets import Failure, Outcome, Ticket
@@ -69,10 +74,17 @@ class Script:
     )
     errored: bool = False
     is_dead: bool = False
+    slept: list[str] = field(default_factory=list)
 
     async def start(self) -> VllmEngine:
         crew: Any = self
-        return VllmEngine(self, crew, can_sleep=False)
+        return VllmEngine(self, crew, can_sleep=True)
+
+    async def sleep(self, level: int) -> None:
+        self.slept.append("sleep")
+
+    async def wake_up(self) -> None:
+        self.slept.append("wake")
 
     def get_tokenizer(self) -> Any:
         return SimpleNamespace(encode=lambda text, **_: list(range(len(text))))
@@ -101,12 +113,26 @@ class Script:
         for text, ids, reason in ((answer[:middle], tokens[:-1], None), (answer[middle:], [EOS], self.finish_reason)):
             output = {"text": text, "token_ids": ids, "logprobs": None, "cumulative_logprob": -float(len(self.asked))}
             ending = {"finish_reason": reason, "stop_reason": self.stop_reason if reason else None}
-            yield SimpleNamespace(outputs=[SimpleNamespace(**output, **ending)])
+            yield SimpleNamespace(outputs=[SimpleNamespace(**output, **ending)], metrics=SimpleNamespace(scheduled_ts=time.monotonic()))
 
 
 def predicate_of(result: GenerateResult) -> dict[str, Any]:
     predicate: dict[str, Any] = Envelope.parse(result.envelope).statement["predicate"]
     return predicate
+
+
+async def engine_of(script: Script, notary: Notary | None = None, rest: Rest | None = None, **settings: Any) -> GuidedEngine:
+    """The engine on a script, compiling in this process."""
+    compiler = Compiler(model_tokenizer(str(SMALL_MODEL)))
+    in_process = SimpleNamespace(compile=compiler.compile, close=lambda: None)
+    with (
+        patch.object(engine_module, "served_tokenizer", lambda _: model_tokenizer(str(SMALL_MODEL))),
+        patch.object(engine_module, "make_compiler", lambda _: in_process),
+    ):
+        life = EngineLife(script.start, rest or Rest(None, 0))
+        await life.open()
+        served = Settings(model=str(SMALL_MODEL), **settings)
+        return GuidedEngine(served, SEAL, life, script, notary or Notary(), EngineFigures())
 
 
 def answered(
@@ -116,15 +142,7 @@ def answered(
     emitted: list[Delta] = []
 
     async def scenario() -> GenerateResult:
-        compiler = Compiler(model_tokenizer(str(SMALL_MODEL)))
-        in_process = SimpleNamespace(compile=compiler.compile, close=lambda: None)
-        with (
-            patch.object(engine_module, "served_tokenizer", lambda _: model_tokenizer(str(SMALL_MODEL))),
-            patch.object(engine_module, "make_compiler", lambda _: in_process),
-        ):
-            life = EngineLife(script.start, Rest(None, 0))
-            await life.open()
-            engine = GuidedEngine(Settings(model=str(SMALL_MODEL), **settings), SEAL, life, script, notary or Notary())
+        engine = await engine_of(script, notary, **settings)
         with patch.object(engine_module, "prompt_tokens", lambda _, prompt: list(range(len(prompt)))):
             try:
                 return await engine.generate(request, emitted.append)
@@ -337,3 +355,60 @@ def test_a_bad_key_or_log_ends_the_start_before_vllm_starts(settings: dict[str, 
     ):
         asyncio.run(GuidedEngine.start(Settings(model=str(SMALL_MODEL), **settings), SEAL))  # type: ignore[arg-type]
     assert "\n" not in str(failed.value)
+
+
+def test_the_timeline_has_what_a_request_came_to_whatever_became_of_it() -> None:
+    def filled(script: Script, asked: GenerateRequest) -> Timeline:
+        timeline = Timeline()
+
+        async def scenario() -> None:
+            with patch.object(engine_module, "prompt_tokens", lambda _, prompt: [1, 2, 3]), suppress(AnankeError):
+                await (await engine_of(script)).generate(asked, lambda _: None, timeline)
+
+        asyncio.run(scenario())
+        return timeline
+
+    verified = filled(Script(["[1,1]", "[1,2]"]), request())
+    assert (verified.kind, verified.guarantee, verified.input_tokens, len(verified.runs)) == ("json_schema", "verified", 3, 2)
+    moments = [verified.arrived, verified.admitted, verified.scheduled, verified.runs[0].finished, verified.first_token, verified.finished]
+    assert moments == sorted(moments)  # type: ignore[type-var]
+    assert filled(Script([]), GenerateRequest("r", "x", constraint='{"type": "regex", "pattern": "("}')).kind == "regex"
+    assert filled(Script([]), GenerateRequest("r", "x", constraint="{")).kind == "unknown"
+    assert filled(Script(["a"]), GenerateRequest("r", "x")).kind == "none"
+    cut = filled(Script(["[1,"], finish_reason="length"), request())
+    assert cut.is_cut
+    assert not verified.is_cut
+
+
+def test_the_status_says_what_serves_and_what_is_left_of_it() -> None:
+    async def scenario() -> None:
+        engine = await engine_of(Script([]), max_pending=5)
+        engine.figures.running, engine.figures.waiting, engine.figures.kv_cache_usage = 2, 1, 0.5
+        status = engine.status()
+        assert (status["state"], status["ready"], status["restarts"], status["max_pending"]) == ("running", True, 0, 5)
+        assert (status["model"], status["running"], status["waiting"], status["kv_cache_usage"]) == (SMALL_MODEL.name, 2, 1, 0.5)
+        assert EngineStatus.parse(json.dumps(status)).uptime_seconds >= 0
+        ready = {}
+        for engine.life.state in EngineState:
+            ready[engine.life.state] = engine.status()["ready"]
+        assert {state for state, serves in ready.items() if serves} == {"running", "asleep", "waking"}
+
+    asyncio.run(scenario())
+
+
+def test_the_status_of_an_engine_that_sleeps_leaves_it_asleep() -> None:
+    async def scenario() -> None:
+        script = Script(["abc"])
+        engine = await engine_of(script, rest=Rest(0.01, 1))
+        async with asyncio.timeout(5):
+            while engine.state is not EngineState.ASLEEP:
+                await asyncio.sleep(0.01)
+        for _ in range(3):
+            assert (engine.status()["state"], engine.status()["ready"]) == ("asleep", True)
+            await asyncio.sleep(0.3)
+        assert script.slept == ["sleep"]
+        with patch.object(engine_module, "prompt_tokens", lambda _, prompt: [1]):
+            await engine.generate(GenerateRequest("r", "x"), lambda _: None)
+        assert script.slept == ["sleep", "wake"]
+
+    asyncio.run(scenario())
