@@ -40,7 +40,7 @@ class EngineStatus:
     running: int
     """Requests in the engine's batch at its last step."""
     waiting: int
-    """Requests that the engine's scheduler kept waiting then."""
+    """Requests that wait for a place in the engine, or that its scheduler kept waiting then."""
     kv_cache_usage: float
     """Share of the KV cache in use then, 0 to 1."""
     last_error: LastError | None = None

@@ -86,7 +86,7 @@ class GenerationRequest:
         return replace(self, timeout=seconds, attempt_id=uuid.uuid4().hex)
 
     def parameters(self) -> dict[str, int | str]:
-        """The request parameters: the milliseconds that the server may take, names of try and client, the caller's span, a stream's lease."""
+        """The request parameters: the milliseconds that the server may take, try's and client's names, the caller's span, a lease."""
         parameters: dict[str, int | str] = {"deadline_ms": math.ceil(self.timeout * 1000), "attempt_id": self.attempt_id}
         if self.client_id:
             parameters["client_id"] = self.client_id

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from trace_collector import Collector, collecting
 
 from ananke_client import AnankeInferenceClient, AnankeInferenceHTTPClient
 from ananke_server.launch import DEFAULT_MODEL, PROJECT, TritonServer, free_ports
@@ -63,9 +64,20 @@ def provenance(tmp_path_factory: pytest.TempPathFactory) -> Provenance:
 
 
 @pytest.fixture(scope="session")
-def server(provenance: Provenance) -> Iterator[TritonServer]:
+def collector() -> Iterator[Collector]:
+    """Where the server sends its traces."""
+    with collecting() as collector:
+        yield collector
+
+
+@pytest.fixture(scope="session")
+def server(provenance: Provenance, collector: Collector) -> Iterator[TritonServer]:
     running = start_server(
-        "serving", ANANKE_SIGNING_KEY_FILE=str(provenance.private_key), ANANKE_PROVENANCE_LOG=str(provenance.log)
+        "serving",
+        ANANKE_SIGNING_KEY_FILE=str(provenance.private_key),
+        ANANKE_PROVENANCE_LOG=str(provenance.log),
+        OTEL_EXPORTER_OTLP_ENDPOINT=collector.endpoint,
+        OTEL_BSP_SCHEDULE_DELAY="200",
     )
     yield running
     running.stop()

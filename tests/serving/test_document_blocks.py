@@ -132,13 +132,11 @@ def test_what_make_run_shows(server: TritonServer) -> None:
 
 def test_the_metrics_that_the_readme_names_are_there(server: TritonServer) -> None:
     served = httpx.get(f"http://{server.metrics_url}/metrics").text
-    families = set(re.findall(r"^# TYPE (ananke_\w+) ", served, re.MULTILINE))
+    names = set(re.findall(r"^ananke_\w+", served, re.MULTILINE))
     readme = (PROJECT / "README.md").read_text()
     named = set(re.findall(r"\bananke_(?!client|server|triton)\w*[a-z]\b(?![.]py)", readme))
-    assert named - families == set()
-    # A table gives names of a series by their ends: `ananke_compile_cache_hits_total`, `_misses_total`.
-    ends = set(re.findall(r"`(_\w+)`", readme))
-    assert {name for name in families - named if not any(name.endswith(end) for end in ends)} == set(), "in no table of the README"
+    assert named
+    assert named - names == set()
 
 
 @pytest.mark.parametrize("field", ["constraint", "sampling_parameters"])

@@ -30,6 +30,7 @@ class Engine:
     """What the metrics read of an engine."""
 
     running: int = 0
+    waiting: int = 0
     state: EngineState = EngineState.RUNNING
     life: Any = field(default_factory=lambda: SimpleNamespace(restarts=0))
     figures: EngineFigures = field(default_factory=EngineFigures)

@@ -44,8 +44,8 @@ class Admission:
 
     @property
     def waiting(self) -> int:
-        """Requests that wait for a place."""
-        return sum(map(len, self._lines.values()))
+        """Requests that wait for a place; may be read from any thread."""
+        return sum(map(len, list(self._lines.values())))
 
     @asynccontextmanager
     async def place(self, client: str) -> AsyncIterator[None]:

@@ -106,6 +106,11 @@ class GuidedEngine:
         return max(self.pending, 0 if engine is None else engine.unfinished)
 
     @property
+    def waiting(self) -> int:
+        """Requests that wait for a place in the engine, or in its batch; may be read from any thread."""
+        return self._admission.waiting + self.figures.waiting
+
+    @property
     def state(self) -> EngineState:
         """Where the engine is in its life; may be read from any thread, and wakes nothing."""
         return self.life.state
@@ -125,7 +130,7 @@ class GuidedEngine:
             "pending": self.pending,
             "max_pending": self.settings.max_pending,
             "running": figures.running,
-            "waiting": figures.waiting,
+            "waiting": self.waiting,
             "kv_cache_usage": round(figures.kv_cache_usage, 4),
         }
 

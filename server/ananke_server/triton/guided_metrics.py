@@ -38,7 +38,7 @@ PREFIX_HITS = "ananke_prefix_cache_hits_total"
 PREEMPTIONS = "ananke_preemptions_total"
 RUNNING = "ananke_requests_running"
 BATCH = "ananke_engine_batch_requests"
-WAITING = "ananke_engine_waiting_requests"
+WAITING = "ananke_requests_waiting"
 KV_CACHE = "ananke_kv_cache_usage_ratio"
 STATE = "ananke_engine_state"
 RESTARTS = "ananke_engine_restarts_total"
@@ -73,7 +73,7 @@ GUIDED_FAMILIES = COMPILE_FAMILIES | {
     PREEMPTIONS: Family("Times that a request lost its place in the KV cache to others and had to begin again"),
     RUNNING: Family("Requests that the model has taken and not yet ended", "gauge"),
     BATCH: Family("Requests in the engine's batch at its last step", "gauge"),
-    WAITING: Family("Requests that the engine's scheduler kept waiting at its last step", "gauge"),
+    WAITING: Family("Requests that wait for a place in the engine, or that its scheduler kept waiting at its last step", "gauge"),
     KV_CACHE: Family("Share of the KV cache in use at the engine's last step, 0 to 1", "gauge"),
     RESTARTS: Family("Times that the engine was started again, since it or its mask processes had died"),
     STATE: Family("1 for the state that the engine is in, 0 for the others", "gauge", labels=("state",)),
@@ -149,7 +149,7 @@ class GuidedMetrics:
             (RESTARTS, ()): self._engine.life.restarts,
             (RUNNING, ()): self._engine.running,
             (BATCH, ()): figures.running,
-            (WAITING, ()): figures.waiting,
+            (WAITING, ()): self._engine.waiting,
             (KV_CACHE, ()): figures.kv_cache_usage,
         }
 
