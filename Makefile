@@ -13,7 +13,7 @@ export ANANKE_MODEL := $(MODEL)
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help install setup deploy run test serve examples stop status health config logs bench info key docs lint lock clean
+.PHONY: help install setup deploy run test serve examples stop status health config logs bench info key docs lint image-test lock clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
@@ -67,10 +67,14 @@ key: setup ## make a key pair that signs provenance (KEY=FILE puts it elsewhere)
 docs: setup ## build the documentation's site into .ananke/site
 	@scripts/build_docs.sh
 
-lint: setup ## ruff, mypy, and shellcheck where it is installed
+lint: setup ## ruff, mypy, hadolint, and shellcheck where it is installed
 	@$(PYTHON_IN_VENV) -m ruff check .
 	@$(PYTHON_IN_VENV) -m mypy
+	@.venv/bin/hadolint Dockerfile.triton
 	@if command -v shellcheck >/dev/null; then shellcheck scripts/*.sh examples/http/*.sh .ci/run; fi
+
+image-test: setup ## build the container image without a registry, run it and generate in it (root; Debian's buildah, debootstrap, bubblewrap)
+	@scripts/image_test.sh
 
 lock: ## resolve pyproject.toml into requirements/*.txt (needs uv)
 	@scripts/lock.sh

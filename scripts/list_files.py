@@ -28,11 +28,13 @@ FILES = {
     ".gitignore": "What set-up and tools make within the tree.",
     "Makefile": "Every command: `make help` lists them.",
     "README.md": "What this is, how it is set up, served and called, and its limits today.",
+    "deploy/image-test.log": "The last run of `make image-test`.",
     "config.yaml": "The configuration: every key with its meaning and its default.",
     "docs/ARCHITECTURE.md": "How the parts fit together, and why.",
     "docs/CONFIGURATION.md": "Where settings come from, what is checked before a start, and every setting.",
     "docs/DEPLOYMENT.md": "From a machine with a GPU to a cluster: deploy.sh, the Helm chart, KServe, and what they promise.",
     "docs/CONSTRAINTS.md": "Every kind of constraint, what is enforced, verified and refused.",
+    "docs/DEPLOYMENT.md": "How it is put into operation: the container image.",
     "docs/FILES.md": "This list.",
     "docs/MONITORING.md": "Health and status, every metric, the dashboard and alerts, logs and traces.",
     "docs/QUICKSTART.md": "From a clone to a first answer in five minutes.",
@@ -48,6 +50,8 @@ FILES = {
     "requirements/cpu.txt": "Lock for machines without a GPU.",
     "requirements/docs.txt": "Lock for the documentation's site.",
     "requirements/gpu.txt": "Lock for machines with a GPU.",
+    "requirements/build.txt": "Lock for what builds this project's wheel in a container image.",
+    "requirements/image-cpu.txt": "Lock for a container image without a GPU.",
     "requirements/image.txt": "Lock for a container image.",
 }
 """Files that cannot say it themselves."""

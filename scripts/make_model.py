@@ -14,6 +14,8 @@ def main() -> None:
     partial = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     convert(packaged_gguf(), partial)
+    for file in partial.iterdir():
+        file.chmod(0o644)  # safetensors makes its own for their owner alone, and a container has a user of its own
     shutil.rmtree(folder, ignore_errors=True)
     partial.rename(folder)
 

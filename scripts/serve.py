@@ -108,11 +108,18 @@ def foreground(arguments: argparse.Namespace) -> int:
         server.wait_until_ready(server.settings.start_timeout)
         print_addresses("serving", Record.of(server))
         while server.running:
+            reap_orphans(server.session.leader)
             time.sleep(0.5)
         raise LaunchError("the server ended")
     finally:
         server.stop()
         Record.forget()
+
+
+def reap_orphans(server: int) -> None:
+    """Await the children that have ended, but for the server: a container's first process inherits those whose parents are gone."""
+    while (ended := os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)) and ended.si_pid != server:
+        os.waitpid(ended.si_pid, 0)
 
 
 def make_server(arguments: argparse.Namespace, log: Path | None) -> TritonServer:

@@ -29,7 +29,8 @@ from ananke_server.repository import served_repository
 if TYPE_CHECKING:
     from ananke_server.settings import Settings
 
-PROJECT = Path(__file__).resolve().parents[2]
+# A container has the packages installed, and what lies beside them in a checkout in a folder of its own.
+PROJECT = Path(os.environ.get("ANANKE_HOME") or Path(__file__).resolve().parents[2])
 DEFAULT_MODEL = PROJECT / ".ananke" / "models" / "SmolLM2-135M-Instruct"
 CONFIGURED = PROJECT / ".ananke" / "run" / "repositories"
 SHARED_MEMORY = Path("/dev/shm")

@@ -2,14 +2,27 @@
 
 import mmap
 import os
+import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
+from serve import reap_orphans
 
 from ananke_server import launch
-from ananke_server.launch import LaunchError, Session, Triton, TritonServer, find_triton, free_ports, resolve_model
+from ananke_server.launch import (
+    LaunchError,
+    Session,
+    Triton,
+    TritonServer,
+    find_triton,
+    free_ports,
+    read_process,
+    resolve_model,
+    wait_until,
+)
 
 READY = """
 import http.server
@@ -216,6 +229,32 @@ class TestFindTriton:
         monkeypatch.setenv("TRITONSERVER", "/nowhere/bin/tritonserver")
         with pytest.raises(LaunchError, match="nowhere"):
             find_triton(tmp_path)
+
+
+def test_a_container_names_the_projects_folder(tmp_path):
+    shown = "from ananke_server.launch import DEFAULT_MODEL, PROJECT; print(PROJECT, DEFAULT_MODEL.is_relative_to(PROJECT))"
+    environment = dict(os.environ) | {"ANANKE_HOME": str(tmp_path)}
+    output = subprocess.run([sys.executable, "-c", shown], env=environment, capture_output=True, text=True, check=True).stdout
+    assert output.split() == [str(tmp_path), "True"]
+
+
+def test_orphans_are_awaited_and_the_server_is_not():
+    server, orphan = (subprocess.Popen(["sleep", "600"]) for _ in range(2))
+    try:
+        reap_orphans(server.pid)
+        assert read_process(orphan.pid) is not None
+        orphan.kill()
+        wait_until(lambda: read_process(orphan.pid).ended, 5)
+        reap_orphans(server.pid)
+        assert read_process(orphan.pid) is None
+        server.kill()
+        wait_until(lambda: read_process(server.pid).ended, 5)
+        reap_orphans(server.pid)
+        assert server.wait() == -signal.SIGKILL
+    finally:
+        for process in server, orphan:
+            process.kill()
+            process.wait()
 
 
 def test_free_ports_are_all_different():
