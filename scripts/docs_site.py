@@ -11,7 +11,7 @@ from list_files import tracked
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 
-_SHOWN = (".md", ".png", ".json", ".txt", ".yaml", ".py", ".sh", ".mts")
+_SHOWN = (".md", ".png", ".json", ".txt", ".log", ".yaml", ".py", ".sh", ".mts")
 
 
 def on_files(files: Files, *, config: MkDocsConfig) -> Files:
