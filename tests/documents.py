@@ -22,12 +22,11 @@ RUN = ("sh", "python", "json", "console")
 
 NOT_RUN = {
     ("examples/http/README.md", "use serde_json::{json, Value};"): "Rust: there is no Rust compiler here; the document says so",
-    ("docs/DEPLOYMENT.md", "docker build"): "it needs a registry and a cluster; tests/unit/test_chart.py renders what its helm line says",
+    ("docs/DEPLOYMENT.md", "docker build"): "registries, a cluster; make image-test builds and runs the image without, tests/unit/test_chart.py renders the chart",
     ("docs/DEPLOYMENT.md", "helm -n serving install"): "it needs a cluster; tests/unit/test_chart.py renders what it says",
     ("docs/DEPLOYMENT.md", "kubectl"): "it needs a cluster; tests/unit/test_chart.py holds the files against KServe's types",
     ("README.md", "make key"): "a server with a key of its own: tests/serving/conftest.py runs make_key.py and starts the session's so",
     ("README.md", "$ ANANKE_MAX_PENDING=many make serve"): "set-up's lines are left out; tests/unit/test_preflight.py has each fault",
-    ("docs/DEPLOYMENT.md", "docker build"): "docker and NVIDIA's registry: `make image-test` builds and runs the image without either",
     (QUICKSTART, "make run"): "a second server: `make test` has set up, and the demo's other half runs against the session's server",
 }
 """Blocks that are not run, by their document and how they begin, each with the reason."""
