@@ -15,10 +15,11 @@ WHERE_TRITON_IS_OLD = {"numpy"}  # Triton 2.51, of the tests and of the CPU imag
 
 
 def pins(lock: str) -> dict[str, set[str]]:
+    """Each package's versions, without the Pythons that they are for."""
     found: dict[str, set[str]] = {}
     for line in (PROJECT / "requirements" / f"{lock}.txt").read_text().splitlines():
         if not line.startswith("#"):
-            found.setdefault(line.partition("==")[0], set()).add(line)
+            found.setdefault(line.partition("==")[0], set()).add(line.partition(" ;")[0])
     return found
 
 
