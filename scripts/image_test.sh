@@ -15,13 +15,15 @@ readonly BASE=localhost/tritonserver:2.51.0-debian12
 readonly IMAGE=localhost/ananke-triton:test
 readonly TORCH_INDEX=${ANANKE_TORCH_INDEX:-https://download.pytorch.org/whl/cpu}
 readonly DISK_MIB=12288
-wheel_server="" container=""
+wheel_server="" container="" logger=""
 
 main() {
     check_machine
     mkdir -p "$WORK" "${LOG%/*}"
     clean_up
     trap leave EXIT
+    exec 3> >(sed -u "s|$PWD/||g" | tee "$WORK/log")
+    logger=$!
     {
         echo "make image-test, $(date --utc --iso-8601=seconds), $(git describe --always --dirty --exclude '*')"
         echo "$(nproc) cores; buildah $(buildah --version | cut -d ' ' -f 3), storage $(stores driver), isolation chroot; $(bwrap --version)"
@@ -29,8 +31,9 @@ main() {
         timed "base image $BASE" make_base
         timed "image $IMAGE" build_image
         check_container
-    } > >(sed -u "s|$PWD/||g" | tee "$WORK/log") 2>&1
-    wait $!
+    } >&3 2>&1
+    exec 3>&-
+    wait "$logger"
     cp "$WORK/log" "$LOG"
 }
 
