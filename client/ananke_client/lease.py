@@ -62,10 +62,10 @@ class LeaseKeeper:
             while True:
                 await self._background.pause(LEASE / 3)
                 dropped, names = self.take_dropped(), self._names()
+                await self._commands.try_all("renew", names, patience=LEASE / 3)
                 await self._commands.try_all("cancel", dropped)
                 if not names:
                     return
-                await self._commands.try_all("renew", names, patience=LEASE / 3)
         except BaseException:
             with self._lock:
                 self._running = False

@@ -82,7 +82,7 @@ class Attempts:
         if isinstance(error, RetryableError) and self._failed < self._policy.attempts:
             wait = self._policy.wait(self._failed)
             if isinstance(error, OverloadedError) and error.retry_after is not None:
-                wait += min(error.retry_after, self._policy.longest)
+                wait = min(wait + error.retry_after, self._policy.longest)
             if time.monotonic() + wait < self._deadline:
                 return wait
         if self._failed > 1:

@@ -125,6 +125,38 @@ def test_lines_of_equal_length_do_not_give_way() -> None:
     runs(scenario())
 
 
+def test_a_place_that_is_freed_as_its_next_holder_is_cancelled_goes_to_the_one_after() -> None:
+    async def scenario() -> None:
+        run = Run(places=1)
+        for name in ("first", "cancelled", "next"):
+            await run.ask(name, name)
+        # In one step of the loop: the end comes first, and the cancelled task has not run when the place is given on.
+        run._ends["first"].set()
+        run.tasks["cancelled"].cancel()
+        run.tasks["first"].cancel()
+        await settle()
+        assert run.inside == ["next"]
+        await run.end("next")
+        await run.ask("last", "last")
+        assert run.inside == ["last"]
+
+    runs(scenario())
+
+
+def test_room_is_not_made_by_those_who_have_gone() -> None:
+    async def scenario() -> None:
+        run = Run(places=1)
+        for number in range(4):
+            await run.ask(f"flood {number}", "flood")
+        run.tasks["flood 3"].cancel()
+        run.admission.make_room("other")
+        await settle()
+        with pytest.raises(OverloadedError):
+            await run.tasks["flood 2"]
+
+    runs(scenario())
+
+
 @pytest.mark.parametrize("seed", range(5))
 def test_whoever_leaves_at_whatever_moment_no_place_is_lost(seed: int) -> None:
     async def scenario() -> None:

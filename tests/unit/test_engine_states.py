@@ -24,7 +24,7 @@ class ScriptedEngine:
         self.can_sleep = can_sleep
         self.fault: str | None = None
         self.calls: list[str] = []
-        self.sleep_fails = False
+        self.sleep_fails = self.hangs = False
 
     async def sleep(self, level: int) -> None:
         await asyncio.sleep(0.01)
@@ -33,7 +33,7 @@ class ScriptedEngine:
         self.calls.append(f"sleep {level}")
 
     async def wake(self, level: int) -> None:
-        await asyncio.sleep(0.01)
+        await asyncio.sleep(3600 if self.hangs else 0.01)
         self.calls.append(f"wake {level}")
 
     async def shutdown(self) -> None:
@@ -199,6 +199,24 @@ def test_an_engine_that_dies_asleep_or_does_not_sleep_is_started_again() -> None
             factory.made[1].sleep_fails = True
             await comes_to(life, EngineState.RESTARTING)
             assert await number_of(life) == 2
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("dies", [True, False])
+def test_an_engine_that_dies_or_hangs_while_it_wakes_is_started_again(monkeypatch: pytest.MonkeyPatch, dies: bool) -> None:
+    monkeypatch.setattr(life_module, "CALL_SECONDS", 3600 if dies else 0.1)
+
+    async def scenario() -> None:
+        factory = Factory()
+        async with living(factory, Rest(0.05, 1)) as life:
+            await comes_to(life, EngineState.ASLEEP)
+            factory.made[0].hangs = True
+            waiting = asyncio.create_task(number_of(life))
+            await comes_to(life, EngineState.WAKING)
+            if dies:
+                factory.made[0].fault = "the engine has died"
+            assert await waiting == 1
 
     asyncio.run(scenario())
 

@@ -69,6 +69,7 @@ class Admission:
         Raises:
             OverloadedError: no other client has more requests waiting than this one; the message says when to try again.
         """
+        self._forget_cancelled()
         longest = max(self._lines, key=lambda other: len(self._lines[other]), default=client)
         if longest == client or len(self._lines[longest]) <= len(self._lines.get(client, ())) + 1:
             raise self._overloaded("too many requests are pending")
@@ -93,6 +94,7 @@ class Admission:
             self._interval = _MEMORY * self._interval + (1 - _MEMORY) * (now - self._last_free)
         self._last_free = now
         self._inside[client] -= 1
+        self._forget_cancelled()
         if self._lines:
             following = min(self._lines, key=lambda waiting: (self._inside[waiting], self._turns.get(waiting, 0)))
             turn = self._lines[following][0]
@@ -100,6 +102,12 @@ class Admission:
             self._drop(following, turn)
             turn.set_result(None)
         self._forget(client)
+
+    def _forget_cancelled(self) -> None:
+        """Let go of those whose task was cancelled in this same moment and has not run since."""
+        for client, line in list(self._lines.items()):
+            for turn in [turn for turn in line if turn.done()]:
+                self._drop(client, turn)
 
     def _give(self, client: str) -> None:
         self._given += 1

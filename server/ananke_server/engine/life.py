@@ -14,11 +14,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Final
+from typing import Any, Final
 
 from ananke_client.errors import EngineUnavailableError
 from ananke_server.engine.vllm_engine import VllmEngine
@@ -28,6 +28,8 @@ logger = logging.getLogger(__name__)
 WATCH_SECONDS: Final = 0.25
 DRAIN_SECONDS: Final = 10.0
 """How long those whom a fault leaves alone may go on with the old engine."""
+CALL_SECONDS: Final = 300.0
+"""How long falling asleep or waking may take; at level 2 the weights are read from the disk."""
 LONGEST_BACKOFF: Final = 60.0
 
 
@@ -151,16 +153,31 @@ class EngineLife:
         self._wanted.clear()
         self._enter(EngineState.ASLEEP)
         stays = engine.can_sleep and level > 0
-        await (engine.sleep(level) if stays else self._end())
+        await (self._unless_it_dies(engine, engine.sleep(level)) if stays else self._end())
         await self._wanted.wait()
         self._enter(EngineState.WAKING)
         begun = time.monotonic()
         if not stays:
             engine = await self._started()
         elif engine.fault is None:
-            await engine.wake(level)
+            await self._unless_it_dies(engine, engine.wake(level))
         logger.info("the engine woke in %.1f s", time.monotonic() - begun)
         self._run(engine)
+
+    async def _unless_it_dies(self, engine: VllmEngine, call: Coroutine[Any, Any, None]) -> None:
+        """Await a call to vLLM's process, which does not come back where that dies.
+
+        Raises:
+            EngineUnavailableError: it has died, or does not answer.
+        """
+        task = asyncio.create_task(call)
+        end = time.monotonic() + CALL_SECONDS
+        while not task.done():
+            await asyncio.wait([task], timeout=WATCH_SECONDS)
+            if not task.done() and (engine.fault is not None or time.monotonic() > end):
+                task.cancel()
+                raise EngineUnavailableError(engine.fault or f"the engine did not answer within {CALL_SECONDS:g} s")
+        task.result()
 
     async def _restart(self, fault: str) -> None:
         self.last_fault = fault
