@@ -151,9 +151,9 @@ async function main(): Promise<void> {
   console.log(JSON.stringify({ pieces, text: step.value.text, finish_reason: step.value.finishReason }));
 
   const lookahead: Constraint = { type: "regex", pattern: "(?=a)b" };
-  for (const refused of [generate(url, "x", lookahead), generateStream(url, "x", lookahead).next()]) {
+  for (const ask of [() => generate(url, "x", lookahead), () => generateStream(url, "x", lookahead).next()]) {
     try {
-      await refused;
+      await ask();
     } catch (error) {
       if (!(error instanceof AnankeError)) throw error;
       console.log(JSON.stringify({ code: error.code, message: error.message }));
