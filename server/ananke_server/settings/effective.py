@@ -111,8 +111,7 @@ def _layers() -> list[_Layer]:
 
 def _strongest(layers: list[_Layer], name: str, inner: str | None) -> _Layer | None:
     for layer in layers:
-        value = layer.values.get(name)
-        if value is not None and (inner is None or not isinstance(value, dict) or inner in value):
+        if name in layer.values and (inner is None or not isinstance(value := layer.values[name], dict) or inner in value):
             return layer
     return None
 
