@@ -26,6 +26,7 @@ from ananke_server.settings.sections import SECTIONS
 from ananke_server.settings.sources import read_config
 
 Load = Callable[..., Settings]
+SECONDS = ("request_timeout", "idle_timeout", "start_timeout")
 NAMES = [name for section in SECTIONS.values() for name in section.model_fields]
 
 
@@ -46,8 +47,8 @@ class TestLayers:
         text = "preset: development\ngpu: {gpu_profile: a100-40gb}\n"
         assert load("gpu: {gpu_profile: a100-40gb}\n").max_num_seqs == 128
         assert load(text).max_num_seqs == 32
-        assert load(text + "performance: {max_num_seqs: 7}\n").max_num_seqs == 7
-        assert load(text + "performance: {max_num_seqs: 7}\n", MAX_NUM_SEQS="3").max_num_seqs == 3
+        assert load(text + "performance: {max_num_seqs: 27}\n").max_num_seqs == 27
+        assert load(text + "performance: {max_num_seqs: 27}\n", MAX_NUM_SEQS="23").max_num_seqs == 23
         assert load().max_num_seqs == Settings(model="m").max_num_seqs == 256
 
     def test_a_preset_and_a_profile_can_come_from_the_environment(self, load: Load) -> None:
@@ -124,6 +125,11 @@ class TestLayers:
         ("gpu: {gpu_profile: h100}", {}, "FILE: gpu.gpu_profile=h100: it should be 'a100-40gb' or 'a100-80gb'"),
         ("model: {enable_lora: true}", {}, "FILE: model.enable_lora=True: LoRA adapters are not served: .*"),
         ("", {"ENGINE_ARGS": '{"enable_lora": true}'}, "ANANKE_ENGINE_ARGS: LoRA adapters are not served: .*"),
+        *((f"container: {{{name}: .inf}}", {}, f"FILE: container.{name}=inf: it should be a finite number") for name in SECONDS),
+        *(("", {name.upper(): "nan"}, f"ANANKE_{name.upper()}=nan: it should be a finite number") for name in SECONDS),
+        ("", {"GPU_MEMORY_UTILIZATION": "nan"}, "ANANKE_GPU_MEMORY_UTILIZATION=nan: it should be a finite number"),
+        ("constraints: {limits: {compile_seconds: .inf}}", {}, "FILE: .*compile_seconds=inf: it should be a finite number"),
+        ("", {"ENGINE_ARGS": '{"max_num_seqs": 4}'}, "ANANKE_ENGINE_ARGS: max_num_seqs would go behind the setting of that name: .*"),
         ("security: {signing_key: [top-secret]}", {}, "FILE: security.signing_key: it should be a valid string"),
     ],
 )
@@ -134,6 +140,34 @@ def test_a_fault_is_one_line_that_says_where_and_what(
         load(text, **variables)
     pattern = re.escape(line).replace(r"\.\*", ".*").replace("FILE", re.escape(str(tmp_path / "config.yaml")))
     assert re.fullmatch(pattern, str(fault.value)), str(fault.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "variables", "line"),
+    [
+        ("", {"HTTP_PORT": "9000", "GRPC_PORT": "9000"}, "ANANKE_HTTP_PORT=9000, ANANKE_GRPC_PORT=9000: these are the same port: .*"),
+        ("monitoring: {metrics_port: 8001}", {}, "grpc_port=8001, FILE: monitoring.metrics_port=8001: these are the same port: .*"),
+        (
+            "preset: development",
+            {"MAX_NUM_SEQS": "3"},
+            "preset development: container.concurrency=10, ANANKE_MAX_NUM_SEQS=3: more requests cannot be .* share a step: .*",
+        ),
+        ("container: {concurrency: 9, max_pending: 8}", {}, "FILE: .*concurrency=9, FILE: .*max_pending=8: .* than are admitted: .*"),
+        ("logging: {log_content: true}", {"LOG_LEVEL": "ERROR"}, "FILE: .*log_content=True, ANANKE_LOG_LEVEL=ERROR: .* none would be: .*"),
+        ("provenance: {provenance_log_content: true}", {}, "FILE: .*provenance_log_content=True, provenance_log: there is no log .*"),
+    ],
+)
+def test_settings_that_contradict_each_other_are_told_with_their_places(
+    load: Load, tmp_path: Path, text: str, variables: Mapping[str, str], line: str
+) -> None:
+    test_a_fault_is_one_line_that_says_where_and_what(load, tmp_path, text, variables, line)
+
+
+def test_contradictions_are_none_once_either_side_gives_way(load: Load) -> None:
+    assert load("preset: development", MAX_NUM_SEQS="3", CONCURRENCY="none").concurrency is None
+    assert load("preset: development", MAX_NUM_SEQS="10").concurrency == 10
+    assert load("logging: {log_content: true}", LOG_LEVEL="DEBUG").log_content is True
+    assert load("provenance: {provenance_log_content: true}", PROVENANCE_LOG="x").provenance_log_content is True
 
 
 def test_a_named_file_must_be_there(tmp_path: Path) -> None:
