@@ -14,6 +14,7 @@ from ananke_server.engine.vllm_engine import VllmEngine
 from ananke_server.masking.board import ADDRESS_VARIABLE
 from ananke_server.masking.crew import MaskCrew
 from ananke_server.masking.tokenizer import TokenizerSource, served_source, served_tokenizer
+from ananke_server.memory import CPU_KV_CACHE_VARIABLE, cpu_kv_cache_gib
 from ananke_server.settings import Settings
 
 if TYPE_CHECKING:
@@ -135,8 +136,9 @@ def _prepare_environment(settings: Settings) -> str:
     # At DEBUG vLLM tells more of requests than a log may have.
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "INFO" if settings.log_level == "DEBUG" else settings.log_level)
     os.environ.setdefault("VLLM_WORKER_MULTIPROC_METHOD", "spawn")
-    os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", str(settings.cpu_kv_cache_gib))
     os.environ.setdefault("VLLM_USE_FLASHINFER_SAMPLER", "0")
+    if on_cpu():
+        os.environ[CPU_KV_CACHE_VARIABLE] = str(cpu_kv_cache_gib(settings))
     runner = settings.runner if settings.runner != "auto" else "v1" if on_cpu() else "v2"
     # Left to itself vLLM chooses by its build, and refuses a processor of the other runner.
     os.environ["VLLM_USE_V2_MODEL_RUNNER"] = "1" if runner == "v2" else "0"
