@@ -10,6 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ananke_server.engine.figures import EngineFigures
+from ananke_server.engine.making import made_in_thread
 from ananke_server.engine.vllm_engine import VllmEngine
 from ananke_server.masking.board import ADDRESS_VARIABLE
 from ananke_server.masking.crew import MaskCrew
@@ -27,6 +28,8 @@ _PROCESSORS = {"v1": "ananke_server.masking.vllm_v1:LlguidanceV1", "v2": "ananke
 
 async def start_engine(settings: Settings, figures: EngineFigures | None = None) -> VllmEngine:
     """An engine that can generate, and tells its ``figures`` with each step. Takes tens of seconds, in which the event loop goes on.
+
+    Where the awaiting task is cancelled, the processes that were started end before it does.
 
     Raises:
         ValueError: the settings ask for what masks are not made for.
@@ -61,7 +64,7 @@ def _configured(settings: Settings, runner: str) -> tuple[Any, TokenizerSource, 
 
 
 async def _vllm(config: Any, figures: EngineFigures) -> Any:
-    """An ``AsyncLLM``, which is made in a thread, as that takes long, and ended again if nobody waits for it any more."""
+    """An ``AsyncLLM``."""
     from vllm.v1.engine.async_llm import AsyncLLM
 
     from ananke_server.engine.vllm_stats import stat_logger, take_beginnings_alone
@@ -69,12 +72,7 @@ async def _vllm(config: Any, figures: EngineFigures) -> Any:
     take_beginnings_alone()
     loggers: Any = [stat_logger(figures)]
     start = partial(AsyncLLM.from_vllm_config, config, stat_loggers=loggers, disable_log_stats=True)
-    made = asyncio.get_running_loop().run_in_executor(None, start)
-    try:
-        return await asyncio.shield(made)
-    except asyncio.CancelledError:
-        made.add_done_callback(lambda done: done.exception() or done.result().shutdown())
-        raise
+    return await made_in_thread(start, AsyncLLM.shutdown)
 
 
 def engine_arguments(settings: Settings, runner: str) -> dict[str, Any]:

@@ -1,0 +1,59 @@
+"""Making what takes long and starts processes: in a thread, and undone where nobody waits for it any more."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import multiprocessing
+from collections.abc import Callable
+from contextlib import suppress
+from multiprocessing.process import BaseProcess
+from typing import Final, TypeVar
+
+import psutil
+
+logger = logging.getLogger(__name__)
+
+_POLL_SECONDS: Final = 0.05
+_KILL_SECONDS: Final = 5.0
+Made = TypeVar("Made")
+
+
+async def made_in_thread(make: Callable[[], Made], undo: Callable[[Made], None]) -> Made:
+    """What ``make`` makes. Where the awaiting task is cancelled, this returns once nothing of it is left.
+
+    The processes that ``make`` has started by then, with multiprocessing, are killed with all of theirs, which ends it within moments;
+    nothing else of this process may start any so meanwhile. What it made all the same is undone.
+    """
+    others = set(multiprocessing.active_children())
+    making = asyncio.get_running_loop().run_in_executor(None, make)
+    try:
+        return await asyncio.shield(making)
+    except asyncio.CancelledError:
+        # Another cancellation must not keep this one from its work.
+        await asyncio.shield(asyncio.create_task(_undone(making, undo, others)))
+        raise
+
+
+async def _undone(making: asyncio.Future[Made], undo: Callable[[Made], None], others: set[BaseProcess]) -> None:
+    while not making.done():
+        for process in set(multiprocessing.active_children()) - others:
+            await asyncio.to_thread(_kill, process)
+        await asyncio.wait([making], timeout=_POLL_SECONDS)
+    if (fault := making.exception()) is None:
+        await asyncio.to_thread(undo, making.result())
+    else:
+        logger.info("what was being started has been ended: %s", type(fault).__name__)
+
+
+def _kill(child: BaseProcess) -> None:
+    """End a process and its descendants at once. Shared memory that they leave goes with this process, whose tracker knows of it."""
+    with suppress(psutil.NoSuchProcess):
+        parent = psutil.Process(child.pid)
+        parent.suspend()  # so that it starts no more while they are counted
+        family = [parent, *parent.children(recursive=True)]
+        for process in family:
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+        psutil.wait_procs(family[1:], timeout=_KILL_SECONDS)
+    child.join()
