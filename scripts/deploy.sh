@@ -35,7 +35,7 @@ readonly MODELS=(
     "meta-llama/Llama-3.1-8B-Instruct 8.03 gated"
 )
 mode="" model="" gpus="" config="" bind="" restart="" http_port="" grpc_port="" metrics_port="" base_image="" timeout=""
-name=ananke image=ananke-triton build=yes yes=no dry_run=no
+name=ananke image=ananke-triton build=yes yes=no dry_run=no is_replaced=no
 from_config=()
 
 # shellcheck source=scripts/deploy_checks.sh
@@ -56,10 +56,11 @@ main() {
     show_plan
     confirm
     [[ $build == no ]] || build_image
-    replace_container
     put_signing_key
+    set_aside
     start_container
     wait_until_it_generates
+    remove_what_was_before
     say_what_next
 }
 
@@ -126,6 +127,7 @@ choose() {
         ask metrics_port "Metrics port" 8002
         ask restart "Restart policy" unless-stopped
     fi
+    [[ $bind != *:* || $bind == \[* ]] || bind="[$bind]" # as docker and addresses of the web write IPv6
     gpus=${gpus:-1} bind=${bind:-127.0.0.1} timeout=${timeout:-1800} timeout=${timeout%.*}
     http_port=${http_port:-8000} grpc_port=${grpc_port:-8001} metrics_port=${metrics_port:-8002}
     check_numbers
@@ -148,23 +150,6 @@ take() { # VARIABLE KEY: gives a variable without a value that of the configurat
 }
 
 is_from_config() { [[ " ${from_config[*]} " == *" $1 "* ]]; } # KEY
-
-# What the configuration's file says of a key, as block or as flow; empty where it says nothing. No key's name is in two sections.
-configured() { # KEY
-    [[ -n $config ]] || return 0
-    awk -v key="$1" '
-        { sub(/(^|[ \t])#.*/, "") }
-        {
-            rest = $0
-            while (match(rest, "(^|[ \t{,])" key "[ \t]*:([ \t]|$)")) {
-                rest = value = substr(rest, RSTART + RLENGTH)
-                sub(/^[ \t]+/, "", value)
-                if (value ~ /^["\047]/) { quote = substr(value, 1, 1); value = substr(value, 2); sub(quote ".*", "", value) }
-                else sub(/[ \t]*([,}].*)?$/, "", value)
-                if (value != "" && value !~ /^{/) { print value; exit }
-            }
-        }' "$config"
-}
 
 choose_one() { # VARIABLE QUESTION DEFAULT CHOICES
     local choices i answer
@@ -304,14 +289,6 @@ build_image() {
     do_it "${build_command[@]}" || fail "the image could not be built; docker's words are above"
 }
 
-# A running server is given its time to end requests under way.
-replace_container() {
-    [[ -n $there ]] || return 0
-    [[ $there != running ]] || do_it docker stop --time 60 "$name"
-    do_it docker rm --force "$name"
-    [[ -n $signing_key ]] || do_it docker volume rm --force "$name-keys"
-}
-
 # Into a volume, by a pipe: as a file that the server's user alone may read, in no environment, no command line and no image.
 put_signing_key() {
     [[ -n $signing_key ]] || return 0
@@ -320,7 +297,37 @@ put_signing_key() {
         fail "the signing key could not be put into the volume $name-keys; docker's words are above"
 }
 
-start_container() { do_it "${run_command[@]}" || fail "the container could not be started; docker's words are above"; }
+# A running server is given its time to end requests under way. It is kept until the new one has generated.
+set_aside() {
+    [[ -n $there ]] || return 0
+    [[ $there != running ]] || do_it docker stop --time 60 "$name"
+    remove "$name-before"
+    do_it docker rename "$name" "$name-before"
+    is_replaced=yes
+}
+
+start_container() { do_it "${run_command[@]}" || { go_back; fail "the container could not be started; docker's words are above"; }; }
+
+# Where the new server does not do, the one from before serves again.
+go_back() {
+    [[ $is_replaced == yes ]] || return 0
+    docker stop --time 60 "$name" >/dev/null 2>&1 || true
+    remove "$name-failed"
+    docker rename "$name" "$name-failed" >/dev/null 2>&1 || true # there may be none
+    docker rename "$name-before" "$name" && { [[ $there != running ]] || docker start "$name" >/dev/null; } &&
+        warn "the container $name is the one from before again ($there); the new one is kept as $name-failed until the next deployment"
+}
+
+remove_what_was_before() {
+    [[ $is_replaced == yes ]] || return 0
+    remove "$name-before"
+    remove "$name-failed"
+    [[ -n $signing_key ]] || do_it docker volume rm --force "$name-keys"
+}
+
+remove() { # CONTAINER, which may not be there
+    if [[ $dry_run == yes ]]; then do_it docker rm --force "$1"; else docker rm --force "$1" >/dev/null 2>&1 || true; fi
+}
 
 do_it() {
     if [[ $dry_run == yes ]]; then printf '+'; printf ' %q' "$@"; echo; else "$@"; fi
@@ -337,7 +344,7 @@ wait_until_it_generates() {
             docker stop --time 60 "$name" >/dev/null 2>&1 || true # it would be restarted for ever
             fail_with_logs "the server ended before it could generate"
         fi
-        ((SECONDS - begin < timeout)) || fail_with_logs "after $timeout s the server cannot generate (it is left running)"
+        ((SECONDS - begin < timeout)) || fail_with_logs "after $timeout s the server cannot generate$([[ $is_replaced == yes ]] || echo ' (it is left running)')"
         if ((SECONDS - begin >= said + 20)); then
             said=$((SECONDS - begin))
             echo "starting: $said s (docker logs $name)"
@@ -349,17 +356,22 @@ wait_until_it_generates() {
 
 say_what_next() {
     if [[ $dry_run == yes ]]; then echo "nothing was changed"; return; fi
+    local at
+    at=$(address_here)
     cat <<TEXT
 
-The server runs: HTTP http://$bind:$http_port, gRPC $bind:$grpc_port, metrics http://$bind:$metrics_port/metrics
+The server runs: HTTP http://$at:$http_port, gRPC $at:$grpc_port, metrics http://$at:$metrics_port/metrics
 Next:
-  ananke generate "A year: " --regex '(19|20)[0-9]{2}' --server http://$bind:$http_port
-  ananke bench --server http://$bind:$http_port      what a client sees of its speed
+  ananke generate "A year: " --regex '(19|20)[0-9]{2}' --server http://$at:$http_port
+  ananke bench --server http://$at:$http_port      what a client sees of its speed
   docker logs --follow $name                    its log
   docker stop --time 60 $name                   ends it, requests under way first
 More in docs/DEPLOYMENT.md.
 TEXT
 }
+
+# The address by which this machine reaches what is published.
+address_here() { case $bind in 0.0.0.0) echo 127.0.0.1 ;; "[::]") echo "[::1]" ;; *) echo "$bind" ;; esac; }
 
 # ---- words ----
 
@@ -376,6 +388,7 @@ fail() { echo "deploy: $1" >&2; exit 1; }
 
 fail_with_logs() {
     { echo "deploy: $1; the end of docker logs $name:"; docker logs --tail 30 "$name" 2>&1; } >&2
+    go_back
     exit 1
 }
 

@@ -113,7 +113,8 @@ check_container() {
 }
 
 check_ports() {
-    local port address=${bind/#0.0.0.0/127.0.0.1} own=""
+    local port address own=""
+    address=$(address_here | tr -d '[]')
     [[ $http_port != "$grpc_port" && $http_port != "$metrics_port" && $grpc_port != "$metrics_port" ]] ||
         fail "HTTP, gRPC and metrics each need a port of their own, not $http_port, $grpc_port and $metrics_port"
     # Those that the running container will give back.
@@ -122,4 +123,21 @@ check_ports() {
         [[ " $own" != *" $port "* ]] || continue
         ! (: <>"/dev/tcp/$address/$port") 2>/dev/null || fail "port $port of $address is taken: end what listens there (make stop), or give another port"
     done
+}
+
+# What the configuration's file says of a key, as block or as flow; empty where it says nothing. No key's name is in two sections.
+configured() { # KEY
+    [[ -n $config ]] || return 0
+    awk -v key="$1" '
+        { sub(/(^|[ \t])#.*/, "") }
+        {
+            rest = $0
+            while (match(rest, "(^|[ \t{,])" key "[ \t]*:([ \t]|$)")) {
+                rest = value = substr(rest, RSTART + RLENGTH)
+                sub(/^[ \t]+/, "", value)
+                if (value ~ /^["\047]/) { quote = substr(value, 1, 1); value = substr(value, 2); sub(quote ".*", "", value) }
+                else sub(/[ \t]*([,}].*)?$/, "", value)
+                if (value != "" && value !~ /^{/) { print value; exit }
+            }
+        }' "$config"
 }

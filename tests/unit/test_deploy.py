@@ -26,6 +26,7 @@ SECRETS = {"NGC_API_KEY": "ngc-secret-4711", "HF_TOKEN": "hf-secret-0815"}
 H100 = "0, 81559, 81000, 580.95.05, GPU-0, NVIDIA H100 80GB HBM3"
 H100_IN_USE = H100.replace("81000", "8000")
 A10 = "0, 23028, 22500, 580.95.05, GPU-0, NVIDIA A10"
+REPLACED = ["build", "stop", "rm", "rename", "run", "rm", "rm", "volume"]
 
 # Notes each call with its environment's secrets and its standard input, and plays the scenario of $SCENE.
 DOCKER = f"""#!{sys.executable}
@@ -211,7 +212,7 @@ def test_the_signing_key_is_a_file_in_the_container_and_in_nothing_that_docker_s
 
 def test_a_key_that_is_given_no_longer_leaves_the_volume(machine: Machine, unattended: list[str]) -> None:
     machine.deploy(*unattended, "--mode", "prod", scene={"container": "exited yes"})
-    assert machine.changes() == ["build", "rm", "volume", "run"]
+    assert machine.changes() == [change for change in REPLACED if change != "stop"]
     assert machine.calls("volume")[0]["argv"] == ["volume", "rm", "--force", "ananke-keys"]
 
 
@@ -307,15 +308,43 @@ def test_custom_takes_a_configuration_a_folder_and_several_gpus(machine: Machine
 
 def test_a_container_of_its_own_is_replaced_after_it_has_drained(machine: Machine, unattended: list[str]) -> None:
     machine.deploy(*unattended, "--mode", "prod", scene={"container": "running yes"})
-    assert machine.changes() == ["build", "stop", "rm", "volume", "run"]
+    assert machine.changes() == REPLACED
     assert value_of(machine.calls("stop")[0]["argv"], "--time") == ["60"]
+    assert machine.calls("rename")[0]["argv"] == ["rename", "ananke", "ananke-before"]
+    assert [call["argv"][-1] for call in machine.calls("rm")] == ["ananke-before", "ananke-before", "ananke-failed"]
+
+
+@pytest.mark.parametrize(
+    ("scene", "options", "says"),
+    [
+        ({"fails": ["run"]}, [], "could not be started"),
+        ({"ready_after": 99, "state": "exited 0"}, [], "ended before it could generate(.|\n)*last words"),
+        ({"ready_after": 999}, ["--timeout", "1"], "after 1 s the server cannot generate; the end"),
+    ],
+)
+@pytest.mark.parametrize("before", ["running", "exited"])
+def test_the_server_from_before_serves_again_where_the_new_one_does_not(
+    machine: Machine, unattended: list[str], scene: dict, options: list[str], says: str, before: str
+) -> None:
+    said = machine.deploy(*unattended, *options, scene=scene | {"container": f"{before} yes"}, code=1)
+    assert re.search(says, said), said
+    assert [call["argv"][1:] for call in machine.calls("rename")][-2:] == [["ananke", "ananke-failed"], ["ananke-before", "ananke"]]
+    assert [call["argv"] for call in machine.calls("start")] == ([["start", "ananke"]] if before == "running" else [])
+    assert f"the one from before again ({before})" in said
+    assert not machine.calls("volume"), "its key may still be wanted"
+
+
+def test_an_address_of_ipv6_is_published_as_docker_writes_it(machine: Machine, unattended: list[str]) -> None:
+    said = machine.deploy(*unattended, "--bind", "::1", "--http-port", "7008")
+    assert "[::1]:7008:8000" in value_of(machine.run_options(), "--publish")
+    assert "--server http://[::1]:7008" in said
 
 
 @pytest.mark.parametrize("used", ["73000", "[N/A]"])
 def test_the_memory_that_it_holds_itself_counts_as_free(machine: Machine, unattended: list[str], used: str) -> None:
     scene = {"container": "running yes", "pids": [41, 42]}
     machine.deploy(*unattended, gpus=H100_IN_USE, held=f"42, GPU-0, {used}\\n", scene=scene)
-    assert machine.changes() == ["build", "stop", "rm", "volume", "run"]
+    assert machine.changes() == REPLACED
 
 
 def test_the_memory_that_others_hold_does_not(machine: Machine, unattended: list[str]) -> None:
@@ -333,7 +362,7 @@ def test_of_the_ports_its_own_will_be_free_and_new_ones_must_be(machine: Machine
         options = [*unattended, "--http-port", port]
         assert f"port {port} of 127.0.0.1 is taken" in machine.deploy(*options, scene={"container": "running yes", "ports": [1]}, code=1)
         machine.deploy(*options, scene={"container": "running yes", "ports": [1, port]})
-    assert machine.changes() == ["build", "stop", "rm", "volume", "run"]
+    assert machine.changes() == REPLACED
     assert "need a port of their own" in machine.deploy(*unattended, "--http-port", "7000", "--grpc-port", "7000", code=1)
 
 
