@@ -266,7 +266,7 @@ class TestReference:
             section: list(settings.model_fields) for section, settings in SECTIONS.items()
         }
         assert content["constraints"]["kinds"].keys() == set(KINDS)
-        assert load_settings({"ANANKE_CONFIG": str(file)}).model_dump() == load_settings({}).model_dump()
+        assert load_settings({"ANANKE_CONFIG": str(file)}).model_dump() == load_settings({"ANANKE_CONFIG": os.devnull}).model_dump()
 
     def test_every_key_is_described(self) -> None:
         for line, before in zip(config_text().splitlines()[1:], config_text().splitlines(), strict=False):

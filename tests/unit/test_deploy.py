@@ -149,7 +149,7 @@ def test_production_is_built_run_and_seen_generating(machine: Machine, unattende
     assert argv[-1] == "ananke-triton"
     assert value_of(argv, "--gpus") == ['"device=0"']
     assert value_of(argv, "--restart") == ["unless-stopped"]
-    settings = load_settings(dict(setting.split("=", 1) for setting in value_of(argv, "--env")))
+    settings = load_settings({"ANANKE_CONFIG": os.devnull} | dict(setting.split("=", 1) for setting in value_of(argv, "--env")))
     assert (settings.preset, settings.model) == ("production", "Qwen/Qwen2.5-Coder-7B-Instruct")
     volumes = {"models": "/var/cache/ananke/models", "compile": "/var/cache/ananke/compile", "state": "/var/lib/ananke"}
     assert set(value_of(argv, "--volume")) == {f"ananke-{name}:{path}" for name, path in volumes.items()}
