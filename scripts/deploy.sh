@@ -249,7 +249,7 @@ hand_on_environment() {
         case $variable in
             # Said otherwise above, or of this machine and not of the container.
             ANANKE_MODEL | ANANKE_CONFIG | ANANKE_TENSOR_PARALLEL_SIZE | ANANKE_START_TIMEOUT | ANANKE_SIGNING_KEY | ANANKE_SIGNING_KEY_FILE) ;;
-            ANANKE_HOST | ANANKE_HOME | ANANKE_*_PORT | ANANKE_*_URL | ANANKE_API_KEY | ANANKE_DEVICE | ANANKE_TORCH_INDEX) ;;
+            ANANKE_HOST | ANANKE_HOME | ANANKE_RUN_DIR | ANANKE_BOARD | ANANKE_*_PORT | ANANKE_*_URL | ANANKE_API_KEY | ANANKE_DEVICE | ANANKE_TORCH_INDEX) ;;
             ANANKE_PRESET) [[ $mode != custom || -n $(configured preset) ]] || run_command+=(--env ANANKE_PRESET) ;;
             ANANKE_*)
                 key=${variable#ANANKE_} key=${key##*__}

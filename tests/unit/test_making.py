@@ -14,6 +14,7 @@ from multiprocessing.connection import Connection, wait
 import psutil
 import pytest
 
+from ananke_server.engine import making
 from ananke_server.engine.making import made_in_thread
 
 SLEEPER = [sys.executable, "-c", "import time; time.sleep(600)"]
@@ -92,6 +93,23 @@ def test_one_that_is_done_by_then_is_undone() -> None:
         with pytest.raises(asyncio.CancelledError):
             await task
         assert undone == ["engine"], "before the task has ended"
+
+    asyncio.run(asyncio.wait_for(main(), 20))
+
+
+def test_one_that_does_not_notice_is_waited_for_no_longer_than_that_and_undone_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(making, "UNDO_SECONDS", 0.05)
+    undone: list[str] = []
+
+    async def main() -> None:
+        task = asyncio.create_task(made_in_thread(functools.partial(slowly, "engine"), undone.append))
+        await asyncio.sleep(0.01)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert undone == []
+        while not undone:
+            await asyncio.sleep(0.01)
 
     asyncio.run(asyncio.wait_for(main(), 20))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import multiprocessing
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from multiprocessing.process import BaseProcess
@@ -14,13 +15,15 @@ import psutil
 
 logger = logging.getLogger(__name__)
 
+UNDO_SECONDS: Final = 10.0
+"""How long what was started may take to notice that its processes are gone."""
 _POLL_SECONDS: Final = 0.05
 _KILL_SECONDS: Final = 5.0
 Made = TypeVar("Made")
 
 
 async def made_in_thread(make: Callable[[], Made], undo: Callable[[Made], None]) -> Made:
-    """What ``make`` makes. Where the awaiting task is cancelled, this returns once nothing of it is left.
+    """What ``make`` makes. Where the awaiting task is cancelled, this returns once nothing of it is left, or after ``UNDO_SECONDS``.
 
     The processes that ``make`` has started by then, with multiprocessing, are killed with all of theirs, which ends it within moments;
     nothing else of this process may start any so meanwhile. What it made all the same is undone.
@@ -36,11 +39,15 @@ async def made_in_thread(make: Callable[[], Made], undo: Callable[[Made], None])
 
 
 async def _undone(making: asyncio.Future[Made], undo: Callable[[Made], None], others: set[BaseProcess]) -> None:
-    while not making.done():
+    end = time.monotonic() + UNDO_SECONDS
+    while not making.done() and time.monotonic() < end:
         for process in set(multiprocessing.active_children()) - others:
             await asyncio.to_thread(_kill, process)
         await asyncio.wait([making], timeout=_POLL_SECONDS)
-    if (fault := making.exception()) is None:
+    if not making.done():
+        logger.warning("what was being started has no process left, and has not ended within %g s: it is undone once it has", UNDO_SECONDS)
+        making.add_done_callback(lambda done: done.exception() or undo(done.result()))
+    elif (fault := making.exception()) is None:
         await asyncio.to_thread(undo, making.result())
     else:
         logger.info("what was being started has been ended: %s", type(fault).__name__)
