@@ -8,6 +8,7 @@ import multiprocessing
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from multiprocessing.process import BaseProcess
 from typing import Final, TypeVar
 
@@ -46,11 +47,16 @@ async def _undone(making: asyncio.Future[Made], undo: Callable[[Made], None], ot
         await asyncio.wait([making], timeout=_POLL_SECONDS)
     if not making.done():
         logger.warning("what was being started has no process left, and has not ended within %g s: it is undone once it has", UNDO_SECONDS)
-        making.add_done_callback(lambda done: done.exception() or undo(done.result()))
+        making.add_done_callback(partial(_undo_late, undo))
     elif (fault := making.exception()) is None:
         await asyncio.to_thread(undo, making.result())
     else:
         logger.info("what was being started has been ended: %s", type(fault).__name__)
+
+
+def _undo_late(undo: Callable[[Made], None], making: asyncio.Future[Made]) -> None:
+    if making.exception() is None:
+        undo(making.result())
 
 
 def _kill(child: BaseProcess) -> None:
