@@ -49,6 +49,7 @@ main() {
     check_container
     check_gpus
     check_disk
+    check_readable
     check_ports
     find_signing_key
     ask_credentials
@@ -300,7 +301,7 @@ put_signing_key() {
 # A running server is given its time to end requests under way. It is kept until the new one has generated.
 set_aside() {
     [[ -n $there ]] || return 0
-    [[ $there != running ]] || do_it docker stop --time 60 "$name"
+    ! is_up || do_it docker stop --time 60 "$name"
     remove "$name-before"
     do_it docker rename "$name" "$name-before"
     is_replaced=yes
@@ -314,7 +315,7 @@ go_back() {
     docker stop --time 60 "$name" >/dev/null 2>&1 || true
     remove "$name-failed"
     docker rename "$name" "$name-failed" >/dev/null 2>&1 || true # there may be none
-    docker rename "$name-before" "$name" && { [[ $there != running ]] || docker start "$name" >/dev/null; } &&
+    docker rename "$name-before" "$name" && { ! is_up || docker start "$name" >/dev/null; } &&
         warn "the container $name is the one from before again ($there); the new one is kept as $name-failed until the next deployment"
 }
 

@@ -21,7 +21,7 @@ check_gpus() {
     local all table
     all=$(nvidia-smi --query-gpu=index,memory.total,memory.free,driver_version,uuid,name --format=csv,noheader,nounits 2>&1) ||
         fail "nvidia-smi fails, so the driver does not work: $(last_line "$all")"
-    [[ $there != running ]] || all=$(after_replacement "$all")
+    ! is_up || all=$(after_replacement "$all")
     table=$(sort -t, -k3,3nr <<<"$all" | head -n "$gpus")
     (($(wc -l <<<"$table") == gpus)) || fail "--gpus $gpus, but this machine has $(wc -l <<<"$all")"
     devices=$(cut -d, -f1 <<<"$table" | paste -sd,)
@@ -112,13 +112,24 @@ check_container() {
     there=${there%% *}
 }
 
+# Whether it holds GPUs and ports, or will again in a moment.
+is_up() { [[ -n $there && ! $there =~ ^(exited|created|dead)$ ]]; }
+
+# What is mounted keeps its permissions, and the server is another user than the one who calls this.
+check_readable() {
+    local closed=""
+    [[ ! -d $model ]] || closed=$(find -L "$model" ! -uid "${USER_OF_IMAGE%:*}" \( ! -perm -o=r -o -type d ! -perm -o=x \) -print -quit)
+    [[ -z $config || -n $closed ]] || closed=$(find -L "$config" ! -uid "${USER_OF_IMAGE%:*}" ! -perm -o=r)
+    [[ -z $closed ]] || fail "the container's user, ${USER_OF_IMAGE%:*}, cannot read $closed: let everybody read it (chmod -R o+rX)"
+}
+
 check_ports() {
     local port address own=""
     address=$(address_here | tr -d '[]')
     [[ $http_port != "$grpc_port" && $http_port != "$metrics_port" && $grpc_port != "$metrics_port" ]] ||
         fail "HTTP, gRPC and metrics each need a port of their own, not $http_port, $grpc_port and $metrics_port"
-    # Those that the running container will give back.
-    [[ $there != running ]] || own=$(docker port "$name" 2>/dev/null | sed 's/.*://' | tr '\n' ' ') || own=""
+    # Those that the container will give back.
+    ! is_up || own=$(docker port "$name" 2>/dev/null | sed 's/.*://' | tr '\n' ' ') || own=""
     for port in "$http_port" "$grpc_port" "$metrics_port"; do
         [[ " $own" != *" $port "* ]] || continue
         ! (: <>"/dev/tcp/$address/$port") 2>/dev/null || fail "port $port of $address is taken: end what listens there (make stop), or give another port"

@@ -322,14 +322,15 @@ def test_a_container_of_its_own_is_replaced_after_it_has_drained(machine: Machin
         ({"ready_after": 999}, ["--timeout", "1"], "after 1 s the server cannot generate; the end"),
     ],
 )
-@pytest.mark.parametrize("before", ["running", "exited"])
+@pytest.mark.parametrize("before", ["running", "restarting", "exited"])
 def test_the_server_from_before_serves_again_where_the_new_one_does_not(
     machine: Machine, unattended: list[str], scene: dict, options: list[str], says: str, before: str
 ) -> None:
     said = machine.deploy(*unattended, *options, scene=scene | {"container": f"{before} yes"}, code=1)
     assert re.search(says, said), said
     assert [call["argv"][1:] for call in machine.calls("rename")][-2:] == [["ananke", "ananke-failed"], ["ananke-before", "ananke"]]
-    assert [call["argv"] for call in machine.calls("start")] == ([["start", "ananke"]] if before == "running" else [])
+    assert [call["argv"] for call in machine.calls("start")] == ([] if before == "exited" else [["start", "ananke"]])
+    assert len(machine.calls("stop")) >= (1 if before == "exited" else 2), "one that restarts for ever would take the GPU again"
     assert f"the one from before again ({before})" in said
     assert not machine.calls("volume"), "its key may still be wanted"
 
@@ -417,6 +418,19 @@ def test_memory_that_cannot_be_told_is_said_and_no_obstacle(machine: Machine, un
     assert "so whether" in machine.deploy(*unattended, "--dry-run", gpus="0, [N/A], [N/A], 580.1, GPU-0, NVIDIA GB10")
     assert "cannot be told from its name" in machine.deploy(*unattended, "--dry-run", "--model", "me/mine")
     assert "share of 1, not 90" in machine.deploy(*unattended, code=1, ANANKE_GPU_MEMORY_UTILIZATION="90")
+
+
+def test_what_the_containers_user_cannot_read_is_told(machine: Machine, unattended: list[str], tmp_path: Path) -> None:
+    config, model = tmp_path / "config.yaml", tmp_path / "model"
+    model.mkdir()
+    for file in (config, model / "config.json", model / "model.safetensors"):
+        file.write_text("")
+    options = [*unattended, "--dry-run", "--config", str(config), "--model", str(model)]
+    machine.deploy(*options)
+    for closed, mode in ((config, 0o644), (model / "config.json", 0o644), (model, 0o755)):
+        closed.chmod(0o700)
+        assert f"10001, cannot read {closed}: let everybody read it" in machine.deploy(*options, code=1)
+        closed.chmod(mode)
 
 
 def test_missing_programs_disk_and_ports_are_told(machine: Machine, unattended: list[str]) -> None:
