@@ -26,6 +26,8 @@ readonly PROJECT LABEL=ananke-triton.deployed
 readonly IMAGE_GIB=40 OVERHEAD_GIB=3
 # Of Dockerfile.triton, and where the container finds its key.
 readonly USER_OF_IMAGE=10001:10001 KEYS=/run/secrets/ananke
+# Settings that name a file of this machine, which the container gets.
+readonly FILES=(signing_key_file)
 # name, billions of parameters, whether the hub asks for a token
 readonly MODELS=(
     "Qwen/Qwen2.5-Coder-1.5B-Instruct 1.54 open"
@@ -51,13 +53,13 @@ main() {
     check_disk
     check_readable
     check_ports
-    find_signing_key
+    find_files
     ask_credentials
     assemble
     show_plan
     confirm
     [[ $build == no ]] || build_image
-    put_signing_key
+    put_files
     set_aside
     start_container
     wait_until_it_generates
@@ -197,27 +199,29 @@ ask_secret() { # VARIABLE QUESTION
     [[ -z $reply ]] || export "$1=$reply"
 }
 
-# Sets signing_key: the text of the key that signs provenance; empty where there is none, or the configuration holds it.
-find_signing_key() {
-    local file=""
-    signing_key=""
-    [[ -z $(configured signing_key) ]] || return 0
-    take file signing_key_file
-    if [[ -n $file ]]; then
-        [[ -z ${ANANKE_SIGNING_KEY:-} ]] || is_from_config signing_key_file ||
-            fail "ANANKE_SIGNING_KEY and ANANKE_SIGNING_KEY_FILE are both set: set one of them"
+# Sets contents: what the files hold that settings name, by setting; none that the configuration holds itself.
+find_files() {
+    local key file
+    declare -gA contents=()
+    for key in "${FILES[@]}"; do
+        file=""
+        take file "$key"
+        [[ -n $file ]] || continue
         [[ $file == /* || -e $file ]] || file=$PROJECT/$file
-        [[ -f $file && -r $file ]] || fail "the signing key $file cannot be read (ANANKE_SIGNING_KEY_FILE, or signing_key_file of the configuration)"
-        signing_key=$(<"$file")
-    else
-        signing_key=${ANANKE_SIGNING_KEY:-}
-        signing_key=${signing_key//\\n/$'\n'}
-    fi
+        [[ -f $file && -r $file ]] || fail "$file cannot be read (ANANKE_${key^^}, or $key of the configuration)"
+        contents[$key]=$(<"$file")
+    done
+    if is_from_config signing_key_file; then return; fi
+    if [[ -n $(configured signing_key) ]]; then unset "contents[signing_key_file]"; return; fi
+    [[ -n ${ANANKE_SIGNING_KEY:-} ]] || return 0
+    [[ -z ${contents[signing_key_file]:-} ]] || fail "ANANKE_SIGNING_KEY and ANANKE_SIGNING_KEY_FILE are both set: set one of them"
+    contents[signing_key_file]=${ANANKE_SIGNING_KEY//\\n/$'\n'}
 }
 
 # ---- commands ----
 
 assemble() {
+    local key
     build_command=(docker build --file "$PROJECT/Dockerfile.triton" --tag "$image")
     [[ -z $base_image ]] || build_command+=(--build-arg "BASE_IMAGE=$base_image")
     build_command+=("$PROJECT")
@@ -239,7 +243,8 @@ assemble() {
     elif ! is_from_config model; then
         run_command+=(--env "ANANKE_MODEL=$model")
     fi
-    [[ -z $signing_key ]] || run_command+=(--volume "$name-keys:$KEYS:ro" --env "ANANKE_SIGNING_KEY_FILE=$KEYS/signing.pem")
+    ((${#contents[@]} == 0)) || run_command+=(--volume "$name-keys:$KEYS:ro")
+    for key in "${!contents[@]}"; do run_command+=(--env "ANANKE_${key^^}=$KEYS/$key"); done
     hand_on_environment
     run_command+=("$image")
 }
@@ -249,12 +254,14 @@ hand_on_environment() {
     for variable in $(compgen -e); do
         case $variable in
             # Said otherwise above, or of this machine and not of the container.
-            ANANKE_MODEL | ANANKE_CONFIG | ANANKE_TENSOR_PARALLEL_SIZE | ANANKE_START_TIMEOUT | ANANKE_SIGNING_KEY | ANANKE_SIGNING_KEY_FILE) ;;
-            ANANKE_HOST | ANANKE_HOME | ANANKE_RUN_DIR | ANANKE_BOARD | ANANKE_*_PORT | ANANKE_*_URL | ANANKE_API_KEY | ANANKE_DEVICE | ANANKE_TORCH_INDEX) ;;
+            ANANKE_MODEL | ANANKE_CONFIG | ANANKE_TENSOR_PARALLEL_SIZE | ANANKE_START_TIMEOUT | ANANKE_SIGNING_KEY) ;;
+            ANANKE_HOST | ANANKE_HOME | ANANKE_RUN_DIR | ANANKE_BOARD | ANANKE_*_PORT | ANANKE_*_URL | ANANKE_DEVICE | ANANKE_TORCH_INDEX) ;;
             ANANKE_PRESET) [[ $mode != custom || -n $(configured preset) ]] || run_command+=(--env ANANKE_PRESET) ;;
             ANANKE_*)
                 key=${variable#ANANKE_} key=${key##*__}
-                if [[ -n $(configured "${key,,}") ]]; then
+                if [[ " ${FILES[*]} " == *" ${key,,} "* ]]; then
+                    continue
+                elif [[ -n $(configured "${key,,}") ]]; then
                     warn "$variable is not handed on: $config says what ${key,,} is"
                 elif [[ -n ${!variable} ]]; then
                     run_command+=(--env "$variable")
@@ -290,12 +297,15 @@ build_image() {
     do_it "${build_command[@]}" || fail "the image could not be built; docker's words are above"
 }
 
-# Into a volume, by a pipe: as a file that the server's user alone may read, in no environment, no command line and no image.
-put_signing_key() {
-    [[ -n $signing_key ]] || return 0
-    do_it docker run --rm --interactive --network none --user 0:0 --cap-drop ALL --cap-add CHOWN --cap-add DAC_OVERRIDE --entrypoint sh \
-        --volume "$name-keys:$KEYS" "$image" -c "umask 077 && cat >$KEYS/signing.pem && chown -R $USER_OF_IMAGE $KEYS" <<<"$signing_key" ||
-        fail "the signing key could not be put into the volume $name-keys; docker's words are above"
+# Into a volume, by a pipe: as files that the server's user alone may read, in no environment, no command line and no image.
+put_files() {
+    local key
+    for key in "${!contents[@]}"; do
+        do_it docker run --rm --interactive --network none --user 0:0 --cap-drop ALL --cap-add CHOWN --cap-add DAC_OVERRIDE \
+            --entrypoint sh --volume "$name-keys:$KEYS" "$image" \
+            -c "umask 077 && cat >$KEYS/$key && chown -R $USER_OF_IMAGE $KEYS" <<<"${contents[$key]}" ||
+            fail "$key could not be put into the volume $name-keys; docker's words are above"
+    done
 }
 
 # A running server is given its time to end requests under way. It is kept until the new one has generated.
@@ -323,7 +333,7 @@ remove_what_was_before() {
     [[ $is_replaced == yes ]] || return 0
     remove "$name-before"
     remove "$name-failed"
-    [[ -n $signing_key ]] || do_it docker volume rm --force "$name-keys"
+    ((${#contents[@]})) || do_it docker volume rm --force "$name-keys"
 }
 
 remove() { # CONTAINER, which may not be there

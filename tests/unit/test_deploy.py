@@ -179,11 +179,11 @@ def test_credentials_are_never_on_a_command_line(machine: Machine, unattended: l
 
 
 def test_settings_of_the_environment_are_handed_on_by_name(machine: Machine, unattended: list[str]) -> None:
-    machine.deploy(*unattended, "--mode", "prod", ANANKE_MAX_NUM_SEQS="64", ANANKE_HTTP_PORT="9", ANANKE_API_KEY="a client's")
+    machine.deploy(*unattended, "--mode", "prod", ANANKE_MAX_NUM_SEQS="64", ANANKE_HTTP_PORT="9", ANANKE_RUN_DIR="/here")
     handed = value_of(machine.run_options(), "--env")
     assert "ANANKE_MAX_NUM_SEQS" in handed
     assert "ANANKE_HTTP_PORT=8000" in handed, "the container's ports are not the machine's"
-    assert not {"ANANKE_HTTP_PORT", "ANANKE_API_KEY"} & set(handed)
+    assert not {"ANANKE_HTTP_PORT", "ANANKE_RUN_DIR"} & set(handed)
 
 
 @pytest.mark.parametrize("by", ["file", "text", "configuration"])
@@ -205,9 +205,19 @@ def test_the_signing_key_is_a_file_in_the_container_and_in_nothing_that_docker_s
     assert "umask 077" in put["argv"][-1]
     assert "chown -R 10001:10001" in put["argv"][-1]
     assert "ananke-keys:/run/secrets/ananke:ro" in value_of(run["argv"], "--volume")
-    assert "ANANKE_SIGNING_KEY_FILE=/run/secrets/ananke/signing.pem" in value_of(run["argv"], "--env")
+    assert "ANANKE_SIGNING_KEY_FILE=/run/secrets/ananke/signing_key_file" in value_of(run["argv"], "--env")
     assert not [word for call in machine.calls() for word in call["argv"] if "PRIVATE" in word or word == "ANANKE_SIGNING_KEY"]
     assert "PRIVATE" not in said
+
+
+def test_a_key_that_the_configuration_holds_is_the_only_one(machine: Machine, unattended: list[str], tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text("security: {signing_key: here}\n")
+    (tmp_path / "key.pem").write_text("PRIVATE")
+    ambient = {"ANANKE_SIGNING_KEY_FILE": str(tmp_path / "key.pem"), "ANANKE_SIGNING_KEY": "PRIVATE"}
+    for given in ambient.items():
+        machine.deploy(*unattended, "--config", str(tmp_path / "config.yaml"), **dict([given]))
+    assert machine.changes() == ["build", "run"] * 2
+    assert not [word for word in machine.run_options() if "SIGNING_KEY" in word]
 
 
 def test_a_key_that_is_given_no_longer_leaves_the_volume(machine: Machine, unattended: list[str]) -> None:
@@ -217,7 +227,7 @@ def test_a_key_that_is_given_no_longer_leaves_the_volume(machine: Machine, unatt
 
 
 def test_a_key_that_cannot_be_read_or_is_two_is_told(machine: Machine, unattended: list[str], tmp_path: Path) -> None:
-    assert "key /none.pem cannot be read" in machine.deploy(*unattended, code=1, ANANKE_SIGNING_KEY_FILE="/none.pem")
+    assert "deploy: /none.pem cannot be read" in machine.deploy(*unattended, code=1, ANANKE_SIGNING_KEY_FILE="/none.pem")
     (tmp_path / "key.pem").write_text("PRIVATE")
     both = {"ANANKE_SIGNING_KEY_FILE": str(tmp_path / "key.pem"), "ANANKE_SIGNING_KEY": "PRIVATE"}
     assert "are both set" in machine.deploy(*unattended, code=1, **both)
