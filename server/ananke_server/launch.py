@@ -36,6 +36,7 @@ CONFIGURED = PROJECT / ".ananke" / "run" / "repositories"
 SHARED_MEMORY = Path("/dev/shm")
 LOG_LINES_SHOWN = 40
 UNTELLING = re.compile(r"[|+]|I\d{4} |\s*$")  # Triton prints a page of tables after the error that ended it
+STUB_TIMEOUT = 180  # seconds that the Python backend waits for the start of a model's process
 STRAGGLERS_SECONDS = 5.0  # what the server leaves behind it may take to end by itself
 
 
@@ -166,6 +167,8 @@ class TritonServer:
             "--disable-auto-complete-config",
             # Two servers of one machine must not share region names, and leftovers must be recognised as ours.
             f"--backend-config=python,shm-region-prefix-name={self.shm_prefix}",
+            # 30 s by default: where a busy machine takes longer to start a model's process, Triton 2.51 waits for its end for ever.
+            f"--backend-config=python,stub-timeout-seconds={STUB_TIMEOUT}",
             *self.extra_arguments,
         ]
 

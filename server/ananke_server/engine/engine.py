@@ -185,7 +185,7 @@ class GuidedEngine:
         async def sample(tried: SamplingParams, number: int, pass_on: Emit) -> Attempt:
             request_id = request.request_id if number == 1 else f"{request.request_id}-{number}"
             async with (
-                self._admission.place(request.client),
+                self._admission.place(request.client, again=number > 1),
                 self.life.engine() as engine,
                 engine.guide(compiled.grammar, tried) as hold,
             ):

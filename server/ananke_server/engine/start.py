@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from ananke_server.engine.figures import EngineFigures
 from ananke_server.engine.making import made_in_thread
 from ananke_server.engine.vllm_engine import VllmEngine
-from ananke_server.masking.board import ADDRESS_VARIABLE
+from ananke_server.masking.board import ADDRESS_VARIABLE, PARTS
 from ananke_server.masking.crew import MaskCrew
 from ananke_server.masking.tokenizer import TokenizerSource, served_source, served_tokenizer
 from ananke_server.memory import CPU_KV_CACHE_VARIABLE, cpu_kv_cache_gib
@@ -43,6 +43,7 @@ async def start_engine(settings: Settings, figures: EngineFigures | None = None)
         rows=config.scheduler_config.max_num_seqs,
         processes=settings.mask_processes,
         lexer_states=settings.limits.lexer_states,
+        parts=max(PARTS, config.max_concurrent_batches + 1),
     )
     with ExitStack() as opened:
         opened.callback(crew.close)
@@ -59,7 +60,7 @@ def _configured(settings: Settings, runner: str) -> tuple[Any, TokenizerSource, 
     from vllm import AsyncEngineArgs
 
     config = AsyncEngineArgs(**engine_arguments(settings, runner)).create_engine_config()
-    _refuse_more_batches(config.parallel_config)
+    _refuse_other_batches(config.parallel_config)
     return config, served_source(config.model_config), served_tokenizer(config.model_config)
 
 
@@ -95,11 +96,13 @@ def engine_arguments(settings: Settings, runner: str) -> dict[str, Any]:
     } | settings.engine_args
 
 
-def _refuse_more_batches(parallel: Any) -> None:
-    """The board has room for two steps of one batch: pipeline stages would have more under way, data parallel engines others."""
-    for name in ("pipeline_parallel_size", "data_parallel_size", "prefill_context_parallel_size"):
+def _refuse_other_batches(parallel: Any) -> None:
+    """The board has the steps of one engine, whose logits rows are the same on all ranks of the last stage."""
+    for name in ("data_parallel_size", "prefill_context_parallel_size"):
         if (size := getattr(parallel, name)) > 1:
-            raise ValueError(f"engine_args: {name} is {size}, but masks are made for 1; use tensor_parallel_size")
+            raise ValueError(
+                f"engine_args: {name} is {size}, but masks are made for 1; use tensor_parallel_size, pipeline_parallel_size, or replicas"
+            )
 
 
 def _dtype(settings: Settings) -> str:
