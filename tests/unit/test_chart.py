@@ -17,7 +17,7 @@ from cloudcoil.models.keda.v1alpha1 import ScaledObject
 from cloudcoil.models.prometheus_operator.v1 import PodMonitor
 from kserve_types import misfits
 
-from ananke_server import launch
+from ananke_server import session
 from ananke_server.launch import PROJECT
 from ananke_server.settings import Settings, load_settings
 
@@ -183,7 +183,7 @@ def test_a_pod_is_ready_once_it_has_generated_and_while_its_engine_is_well() -> 
 def test_a_pod_is_killed_only_after_the_server_has_drained(before: int) -> None:
     spec = render({"shutdown": {"preStopSeconds": before, "graceSeconds": 40}})["Deployment"]["spec"]["template"]["spec"]
     stop_grace = 30.0  # of TritonServer.stop
-    assert spec["terminationGracePeriodSeconds"] >= before + stop_grace + launch.STRAGGLERS_SECONDS
+    assert spec["terminationGracePeriodSeconds"] >= before + stop_grace + session.STRAGGLERS_SECONDS
     assert spec["containers"][0]["lifecycle"]["preStop"]["exec"]["command"] == ["sleep", str(before)]
 
 
