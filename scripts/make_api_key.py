@@ -14,7 +14,7 @@ DEFAULT = PROJECT / ".ananke" / "keys" / "api_keys"
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("name", help="whose key it is: letters, digits and _ . @ -, at most 64")
-    parser.add_argument("file", type=Path, nargs="?", default=DEFAULT, help="where the hashes are; made with mode 0600 where it is not there")
+    parser.add_argument("file", type=Path, nargs="?", default=DEFAULT, help="where the hashes are; a new one gets mode 0600")
     arguments = parser.parse_args()
     file: Path = arguments.file
     if not NAME.fullmatch(arguments.name):

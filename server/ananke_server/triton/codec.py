@@ -13,6 +13,7 @@ import triton_python_backend_utils as pb_utils
 from ananke_client.errors import AnankeError, ErrorCode, InternalError, InvalidConstraintError, InvalidRequestError, to_wire
 from ananke_server.engine.request import Command, Delta, GenerateRequest, GenerateResult
 from ananke_server.triton.access import Access
+from ananke_server.triton.under_way import MOST_NAMES
 
 WANTS = ("return_finish_reason", "return_cumulative_logprob", "return_logprobs", "return_num_input_tokens", "return_num_output_tokens")
 
@@ -101,6 +102,8 @@ def _command(parameters: dict[str, Any], key_name: str) -> Command | None:
         if status is not True:
             raise InvalidRequestError("the parameter status is true, or not sent")
         commands.append(Command("status"))
+    if commands and len(commands[0].names) > MOST_NAMES:
+        raise InvalidRequestError(f"a command names at most {MOST_NAMES} requests, not {len(commands[0].names)}: send several")
     if len(commands) > 1:
         raise InvalidRequestError(f"{' and '.join(command.verb for command in commands)} are {len(commands)} commands: send one")
     return commands[0] if commands else None

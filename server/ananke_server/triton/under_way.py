@@ -17,6 +17,8 @@ from ananke_server.engine.request import GenerateRequest
 MEMORY_SECONDS = 5.0
 """How long a cancel waits for its request, and a finished request's name is known."""
 MOST_REMEMBERED = 4096
+MOST_NAMES = 4096
+"""Names in one command."""
 LONGEST_NAME = 256
 
 
