@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import re
 import socket
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -264,9 +264,9 @@ def test_http_is_bound_to_this_machine_where_tls_is_asked_for(secured: Secured) 
 
 @pytest.mark.parametrize("kind", ["grpc", "http"])
 def test_what_is_too_large_is_refused_by_its_name(secured: Secured, kind: str) -> None:
-    with secured.client(kind, secured.one) as client:
-        with pytest.raises(InvalidRequestError, match=rf"text_input is larger than the limit of {PROMPT_BYTES} bytes"):
-            client.generate("é" * (PROMPT_BYTES // 2 + 1), None, CONFIG)
+    said = f"text_input is larger than the limit of {PROMPT_BYTES} bytes"
+    with secured.client(kind, secured.one) as client, pytest.raises(InvalidRequestError, match=said):
+        client.generate("é" * (PROMPT_BYTES // 2 + 1), None, CONFIG)
     body = {"text_input": "x", "sampling_parameters": " " * (5 << 20), "x-api-key": secured.one}
     assert "[invalid_request] sampling_parameters has 5242880 characters" in secured.post("generate/generate", body).text
 
@@ -309,8 +309,6 @@ def test_refusals_are_counted(secured: Secured) -> None:
 
 
 def wait_for(secured: Secured, pattern: str) -> bool:
-    import time
-
     for _ in range(50):
         if re.search(pattern, httpx.get(f"http://{secured.server.metrics_url}/metrics").text):
             return True
