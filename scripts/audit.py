@@ -162,9 +162,14 @@ def ask(locks: Mapping[str, str]) -> Advisories:
         if not answer.asked:
             why = answer.why
             continue
-        reports = [report for some in rounds(packages) if (report := asked_of(tool, service, some)) is not None]
+        reports = [asked_of(tool, service, some) or skipped(some, f"{service} stopped answering") for some in rounds(packages)]
         return Advisories.of(service, {"dependencies": [package for report in reports for package in report["dependencies"]]})
     return Advisories.none(why)
+
+
+def skipped(packages: Sequence[tuple[str, str]], why: str) -> dict[str, Any]:
+    """The report of a service that did not answer."""
+    return {"dependencies": [{"name": package, "skip_reason": why} for package, _ in packages]}
 
 
 def rounds(packages: set[tuple[str, str]]) -> Iterator[list[tuple[str, str]]]:

@@ -218,6 +218,7 @@ class TritonServer:
         if config := environment.get("ANANKE_CONFIG"):
             environment["ANANKE_CONFIG"] = str(Path(config).expanduser().resolve())
         environment.pop("ANANKE_MANAGEMENT_KEY", None)  # it is Triton's argument, and no model's business
+        environment.pop("VLLM_ALLOW_INSECURE_SERIALIZATION", None)  # vLLM's processes would then send each other pickles
         return environment | {"ANANKE_MODEL": model}
 
     def _end(self) -> str:

@@ -113,3 +113,13 @@ def test_the_service_that_answers_is_asked_about_every_package(monkeypatch: pyte
     monkeypatch.setattr(audit, "asked_of", answering)
     answer = audit.ask({"x.txt": "a==1+cpu\nb==2\n", "y.txt": "a==3\n"})
     assert (answer.service, answer.asked, answer.unasked) == ("osv", 3, 0)
+
+
+def test_what_a_service_leaves_unanswered_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    def tiring(tool: object, service: str, packages: list[tuple[str, str]]) -> dict[str, Any] | None:
+        return None if ("a", "3") in packages else {"dependencies": [{"name": n, "version": v, "vulns": []} for n, v in packages]}
+
+    monkeypatch.setattr(audit, "pip_audit", lambda: "pip-audit")
+    monkeypatch.setattr(audit, "asked_of", tiring)
+    answer = audit.ask({"x.txt": "a==1\nb==2\n", "y.txt": "a==3\n"})
+    assert (answer.asked, answer.unasked, answer.why) == (2, 1, "pypi stopped answering")
