@@ -299,6 +299,10 @@ hand_on_environment() {
             ANANKE_PRESET) [[ $mode != custom ]] || run_command+=(--env ANANKE_PRESET) ;;
             ANANKE_MODEL | ANANKE_CONFIG | ANANKE_TENSOR_PARALLEL_SIZE | ANANKE_START_TIMEOUT | ANANKE_SIGNING_KEY_FILE) ;;
             ANANKE_HOST | ANANKE_*_PORT | ANANKE_*_URL | ANANKE_DEVICE | ANANKE_TORCH_INDEX) ;;
+            ANANKE_API_KEY_FILE | ANANKE_TLS_*_FILE)
+                [[ -n ${!variable} ]] || continue
+                [[ -r ${!variable} ]] || fail "$variable=${!variable} cannot be read"
+                run_command+=(--volume "$(realpath "${!variable}"):/run/secrets/$variable:ro" --env "$variable=/run/secrets/$variable") ;;
             ANANKE_* | HF_TOKEN) [[ -z ${!variable} ]] || run_command+=(--env "$variable") ;;
         esac
     done

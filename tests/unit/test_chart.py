@@ -29,7 +29,7 @@ FULL = {
     "image": {"digest": f"sha256:{'0' * 64}", "pullSecrets": [{"name": "registry"}]},
     "model": {"tensorParallelSize": 4, "revision": "main"},
     "config": {"performance": {"max_num_seqs": 64}},
-    "secrets": {"huggingFace": "hub", "signingKey": "signing"},
+    "secrets": {"huggingFace": "hub", "signingKey": "signing", "apiKeys": "keys"},
     "extraEnv": [{"name": "HF_ENDPOINT", "value": "https://hub.example"}],
     "cache": {"storageClass": "fast", "accessMode": "ReadWriteMany"},
     "metrics": {"podMonitor": {"enabled": True, "labels": {"release": "prometheus"}}},
@@ -198,7 +198,31 @@ def test_secrets_are_named_and_never_held() -> None:
     assert "Secret" not in manifests
     token = next(variable for variable in container(manifests)["env"] if variable["name"] == "HF_TOKEN")
     assert token == {"name": "HF_TOKEN", "valueFrom": {"secretKeyRef": {"name": "hub", "key": "token"}}}
-    assert "signing" in [volume.get("secret", {}).get("secretName") for volume in pod(manifests)["volumes"]]
+    named = {volume.get("secret", {}).get("secretName") for volume in pod(manifests)["volumes"]}
+    assert {"signing", "keys"} <= named
+
+
+def test_with_api_keys_the_pod_asks_itself_with_one_and_the_file_alone_is_mounted() -> None:
+    manifests = render(FULL)
+    made = {variable["name"]: variable for variable in container(manifests)["env"]}
+    assert made["ANANKE_API_KEY_FILE"]["value"] == "/run/secrets/ananke-keys/api_keys"
+    assert made["ANANKE_API_KEY"]["valueFrom"] == {"secretKeyRef": {"name": "keys", "key": "probe"}}
+    (keys,) = [volume["secret"] for volume in pod(manifests)["volumes"] if volume["name"] == "api-keys"]
+    assert keys["items"] == [{"key": "api_keys", "path": "api_keys"}]
+    assert "ANANKE_API_KEY" not in {variable["name"] for variable in container(render({}))["env"]}
+    tested = render({"secrets": {"apiKeys": "keys"}})["Pod"]["spec"]["containers"][0]
+    assert tested["env"] == [made["ANANKE_API_KEY"]]
+
+
+def test_with_a_certificate_grpc_is_encrypted_and_nothing_outside_calls_http() -> None:
+    manifests = render({"secrets": {"tls": "certificate"}})
+    made = {variable["name"]: variable.get("value") for variable in container(manifests)["env"]}
+    assert made["ANANKE_TLS_CERTIFICATE_FILE"] == "/run/secrets/ananke-tls/tls.crt"
+    assert made["ANANKE_TLS_KEY_FILE"] == "/run/secrets/ananke-tls/tls.key"
+    assert manifests["Service"]["spec"]["ports"][1]["appProtocol"] == "https"
+    assert "Pod" not in manifests
+    for kind in manifests:
+        kubernetes_validate.validate(manifests[kind], KUBERNETES[-1], strict=True)
 
 
 def pod(manifests: dict[str, Any]) -> dict[str, Any]:
@@ -247,7 +271,8 @@ def test_two_releases_in_one_namespace_share_nothing() -> None:
 def test_the_server_takes_the_settings_that_it_is_given(tmp_path: Path) -> None:
     manifests = render(FULL)
     (tmp_path / "config.yaml").write_text(manifests["ConfigMap"]["data"]["config.yaml"])
-    given = {variable["name"]: variable["value"] for variable in container(manifests)["env"] if variable["name"].startswith("ANANKE_")}
+    written = [variable for variable in container(manifests)["env"] if "value" in variable]
+    given = {variable["name"]: variable["value"] for variable in written if variable["name"].startswith("ANANKE_")}
     settings = load_settings(given | {"ANANKE_CONFIG": str(tmp_path / "config.yaml")})
     assert (settings.tensor_parallel_size, settings.max_num_seqs, settings.mask_processes) == (4, 64, 12)
     assert settings.log_format == "json", "of preset production"

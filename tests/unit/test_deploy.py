@@ -172,8 +172,20 @@ def test_settings_of_the_environment_are_handed_on_by_name(machine: Machine, una
     handed = value_of(machine.run_options(), "--env")
     assert {"ANANKE_MAX_NUM_SEQS", "ANANKE_SIGNING_KEY"} < set(handed)
     assert "ANANKE_HTTP_PORT=8000" in handed, "the container's ports are not the machine's"
-    assert not [name for name in handed if name == "ANANKE_HTTP_PORT" or "FILE" in name]
+    assert not [name for name in handed if name == "ANANKE_HTTP_PORT" or "SIGNING_KEY_FILE" in name]
     assert machine.calls("run")[0]["env"]["ANANKE_SIGNING_KEY"] == "PRIVATE"
+
+
+def test_files_of_keys_and_certificates_are_mounted_where_they_are_named(machine: Machine, unattended: list[str], tmp_path: Path) -> None:
+    variables = {f"ANANKE_{name}_FILE": tmp_path / name for name in ("API_KEY", "TLS_CERTIFICATE", "TLS_KEY")}
+    for file in variables.values():
+        file.write_text("x")
+    machine.deploy(*unattended, "--mode", "prod", **{name: str(file) for name, file in variables.items()})
+    for name, file in variables.items():
+        assert f"{name}=/run/secrets/{name}" in value_of(machine.run_options(), "--env")
+        assert f"{file}:/run/secrets/{name}:ro" in value_of(machine.run_options(), "--volume")
+    refused = machine.deploy(*unattended, "--mode", "prod", ANANKE_API_KEY_FILE=str(tmp_path / "nothing"), code=1)
+    assert "nothing cannot be read" in refused
 
 
 def test_custom_takes_a_configuration_a_folder_and_several_gpus(machine: Machine, unattended: list[str], tmp_path: Path) -> None:
