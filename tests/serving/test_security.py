@@ -280,6 +280,15 @@ def test_a_huge_request_does_not_end_the_server(secured: Secured) -> None:
     assert secured.server.ready()
 
 
+def test_many_small_chunks_do_not_end_the_server(secured: Secured) -> None:
+    """CVE-2025-23310: each chunk takes 16 bytes of a stack that Triton 2.51 does not bound; these would overflow one of 8 MiB."""
+    head = f"POST /v2/models/generate/generate HTTP/1.1\r\nHost: {secured.server.http_url}\r\nTransfer-Encoding: chunked\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", secured.server.http_port), timeout=60) as connection:
+        connection.sendall(head.encode() + b"1\r\nx\r\n" * 600_000 + b"0\r\n\r\n")
+        assert connection.recv(4096).startswith(b"HTTP/1.1 500"), "it is no JSON"
+    assert secured.server.ready()
+
+
 def test_no_key_is_in_a_log_a_metric_or_a_provenance(secured: Secured) -> None:
     """Whoever sent it, right or wrong, and with everything logged that can be."""
     wrong = new_key()
