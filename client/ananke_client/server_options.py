@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from ananke_client.client import InferenceClient
-from ananke_client.errors import AnankeError, GenerationError, InvalidRequestError, RequestError
+from ananke_client.errors import AnankeError, GenerationError, InvalidRequestError, RequestError, UnauthenticatedError
 from ananke_client.terminal import REFUSED, UNAVAILABLE, USAGE
 
 Server = Annotated[
@@ -35,7 +35,7 @@ def client_of(server: str | None, *, http: bool = False, timeout: float) -> Infe
 
 def exit_code_of(error: AnankeError) -> int:
     """The exit code of an error: the constraint or its generation, the request itself, or a server that gave no verdict."""
-    if isinstance(error, InvalidRequestError):
+    if isinstance(error, (InvalidRequestError, UnauthenticatedError)):
         return USAGE
     return REFUSED if isinstance(error, (RequestError, GenerationError)) else UNAVAILABLE
 

@@ -9,8 +9,10 @@ from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from typing import Any
 
+from ananke_server.api_keys import KeyFile
 from ananke_server.launch import LaunchError, resolve_model
 from ananke_server.memory import GIB, VISIBLE_GPUS_VARIABLE, Need, free_gpu_memory, free_memory
+from ananke_server.protection import require_certificates
 from ananke_server.settings import Settings
 
 CONFIG = "config.json"
@@ -19,7 +21,7 @@ _HUB_SECONDS = 10.0
 
 def require_startable(settings: Settings) -> None:
     """Raises:
-    LaunchError: the model is missing or unfit, the signing key cannot be used, or there is too little memory.
+    LaunchError: the model is missing or unfit, a key or a certificate cannot be used, or there is too little memory.
     """
     from ananke_server.provenance.signing import load_signer
 
@@ -33,6 +35,9 @@ def require_startable(settings: Settings) -> None:
     require_memory(settings, need)
     try:
         load_signer(settings)
+        require_certificates(settings)
+        if settings.api_key_file is not None:
+            KeyFile(settings.api_key_file)
     except ValueError as fault:
         raise LaunchError(str(fault)) from None
 
