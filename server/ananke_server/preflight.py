@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from typing import Any
 
 from ananke_server.launch import LaunchError, resolve_model
-from ananke_server.memory import GIB, Need, free_gpu_memory, free_memory
+from ananke_server.memory import GIB, VISIBLE_GPUS_VARIABLE, Need, free_gpu_memory, free_memory
 from ananke_server.settings import Settings
 
 CONFIG = "config.json"
@@ -110,11 +111,15 @@ def require_memory(settings: Settings, need: Need) -> None:
             cure = "set a smaller ANANKE_CPU_KV_CACHE_GIB or model, or free memory"
             raise LaunchError(f"too little memory: {need} are needed and {free / GIB:.1f} GiB are free; {cure}")
         return
-    gpus = free_gpu_memory()[: settings.tensor_parallel_size]
-    if gpus and len(gpus) < settings.tensor_parallel_size:
-        count = settings.tensor_parallel_size
-        raise LaunchError(f"tensor_parallel_size is {count}, but there are {len(gpus)} GPUs: set ANANKE_TENSOR_PARALLEL_SIZE={len(gpus)}")
-    for index, gpu in enumerate(gpus):
+    gpus = free_gpu_memory()
+    if gpus is None:
+        return
+    count, visible = settings.tensor_parallel_size, os.environ.get(VISIBLE_GPUS_VARIABLE)
+    if len(gpus) < count:
+        there = f"there are {len(gpus)} GPUs" if visible is None else f"{VISIBLE_GPUS_VARIABLE}={visible} lets {len(gpus)} GPUs be seen"
+        cure = f"set ANANKE_TENSOR_PARALLEL_SIZE={len(gpus)}" if gpus else "name others by number or UUID (nvidia-smi -L)"
+        raise LaunchError(f"tensor_parallel_size is {count}, but {there}: {cure}")
+    for index, gpu in enumerate(gpus[:count]):
         share = settings.gpu_memory_utilization
         budget = gpu.total * share
         asked = f"too little memory on GPU {index}: {budget / GIB:.1f} GiB ({share:g} of all) are"

@@ -30,6 +30,8 @@ FULL = {
     "model": {"tensorParallelSize": 4, "revision": "main"},
     "config": {"performance": {"max_num_seqs": 64}},
     "secrets": {"huggingFace": "hub", "signingKey": "signing"},
+    "tracing": {"endpoint": "http://collector.monitoring:4318"},
+    "networkPolicy": {"egress": [{"to": [{"ipBlock": {"cidr": "192.0.2.7/32"}}], "ports": [{"port": 3128, "protocol": "TCP"}]}]},
     "extraEnv": [{"name": "HF_ENDPOINT", "value": "https://hub.example"}],
     "cache": {"storageClass": "fast", "accessMode": "ReadWriteMany"},
     "metrics": {"podMonitor": {"enabled": True, "labels": {"release": "prometheus"}}},
@@ -143,6 +145,7 @@ def test_the_schema_has_the_keys_of_the_values_and_no_others() -> None:
         ({"model": {"tensorParallelSize": 0}}, "tensorParallelSize"),
         ({"resources": {"memory": "much"}}, "memory"),
         ({"shutdown": {"graceSeconds": 10}}, "graceSeconds"),
+        ({"tracing": {"endpoint": "collector:4318"}}, "endpoint"),
     ],
 )
 def test_values_that_cannot_be_are_refused(values: dict[str, Any], says: str) -> None:
@@ -160,6 +163,50 @@ def test_values_that_cannot_be_are_refused(values: dict[str, Any], says: str) ->
 def test_scaling_that_could_never_wake_is_refused(values: dict[str, Any], says: str) -> None:
     with pytest.raises(helm.HelmRenderError, match=says):
         render({"autoscaling": values})
+
+
+def variables(*names: str) -> list[dict[str, str]]:
+    return [{"name": name, "value": "1"} for name in names]
+
+
+@pytest.mark.parametrize(
+    ("values", "says"),
+    [
+        ({"config": {"model": {"model": "me/mine"}}}, "config.model.model sets ANANKE_MODEL.*give the value model.name in its place"),
+        ({"config": {"gpu": {"tensor_parallel_size": 2}}}, "model.tensorParallelSize"),
+        ({"config": {"preset": "development"}}, "config.preset sets ANANKE_PRESET.*the value preset"),
+        ({"config": {"container": {"start_timeout": 9}}}, "probes.startupSeconds"),
+        ({"config": {"service": {"http_port": 9000}}}, "config.service.http_port.*leave it out"),
+        ({"config": {"service": {"host": "::"}}}, "config.service.host.*leave it out"),
+        ({"config": {"security": {"signing_key": "PRIVATE"}}}, "private key into a ConfigMap.*secrets.signingKey"),
+        ({"config": {"provenance": {"digest_cache": "/x"}}}, "would win: give ANANKE_DIGEST_CACHE in extraEnv"),
+        ({"extraEnv": variables("ANANKE_MODEL")}, "extraEnv sets ANANKE_MODEL.*model.name"),
+        ({"extraEnv": variables("OTEL_EXPORTER_OTLP_ENDPOINT")}, "the value tracing.endpoint in its place"),
+        ({"extraEnv": variables("ANANKE_GRPC_PORT")}, "extraEnv sets ANANKE_GRPC_PORT.*leave it out"),
+        (
+            {"extraEnv": variables("ANANKE_MAX_NUM_SEQS"), "config": {"performance": {"max_num_seqs": 5}}},
+            "config.performance.max_num_seqs and ANANKE_MAX_NUM_SEQS of extraEnv are the same setting.*give one",
+        ),
+        (
+            {"extraEnv": variables("ANANKE_LIMITS__BYTES"), "config": {"constraints": {"limits": {"bytes": 5}}}},
+            "config.constraints.limits.bytes and ANANKE_LIMITS__BYTES",
+        ),
+    ],
+)
+def test_what_is_given_twice_is_refused_and_not_silently_overridden(values: dict[str, Any], says: str) -> None:
+    with pytest.raises(helm.HelmRenderError, match=says):
+        render(values)
+
+
+def test_what_is_given_once_is_taken_wherever_it_is(tmp_path: Path) -> None:
+    values = {
+        "extraEnv": [{"name": "ANANKE_LIMITS__BYTES", "value": "9"}, {"name": "ANANKE_SANDBOX_WORKERS", "value": "3"}],
+        "config": {"constraints": {"limits": {"nesting": 5}}, "performance": {"mask_processes": 2}, "container": {"idle_timeout": "none"}},
+    }
+    settings = settings_of(render(values), tmp_path)
+    assert (settings.limits.bytes, settings.limits.nesting) == (9, 5)
+    assert (settings.mask_processes, settings.sandbox_workers, settings.validate_instances) == (2, 3, 8)
+    assert settings.idle_timeout is None, "of preset production it would be 60"
 
 
 # what is promised
@@ -229,6 +276,37 @@ def test_metrics_are_for_monitoring_alone_and_a_policy_without_peers_lets_nobody
     assert {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "keda"}}} in waking
 
 
+@pytest.mark.parametrize(
+    ("endpoint", "port"),
+    [
+        ("http://collector.monitoring:4317", 4317),
+        ("https://traces.example/otlp", 443),
+        ("http://collector", 80),
+        ("http://[2001:db8::1]:7", 7),
+    ],
+)
+def test_traces_are_let_out_to_where_they_are_sent(endpoint: str, port: int) -> None:
+    values = {"tracing": {"endpoint": endpoint}, "networkPolicy": {"hub": False}}
+    manifests = render(values)
+    assert {"name": "OTEL_EXPORTER_OTLP_ENDPOINT", "value": endpoint} in container(manifests)["env"]
+    assert {each["port"] for rule in manifests["NetworkPolicy"]["spec"]["egress"] for each in rule["ports"]} == {53, port}
+
+
+def test_further_ways_out_are_let_through() -> None:
+    assert FULL["networkPolicy"]["egress"][0] in render(FULL)["NetworkPolicy"]["spec"]["egress"]
+
+
+def test_kserve_probes_as_the_chart_does_within_the_deadline() -> None:
+    runtime, service = (yaml.safe_load((KSERVE / f"{name}.yaml").read_text()) for name in ("serving-runtime", "inference-service"))
+    probes, charts = runtime["spec"]["containers"][0], container(render({}))
+    for name in ("startupProbe", "readinessProbe", "livenessProbe"):
+        assert probes[name]["exec"] == charts[name]["exec"]
+        assert "initialDelaySeconds" not in probes[name]
+    assert probes["livenessProbe"] == charts["livenessProbe"]
+    deadline = int(service["metadata"]["annotations"]["serving.knative.dev/progress-deadline"].removesuffix("s"))
+    assert probes["startupProbe"]["periodSeconds"] * probes["startupProbe"]["failureThreshold"] < deadline
+
+
 def test_scaling_leaves_the_number_of_replicas_alone() -> None:
     assert render({})["Deployment"]["spec"]["replicas"] == 1
     for variant in ("full", "http"):
@@ -244,11 +322,19 @@ def test_two_releases_in_one_namespace_share_nothing() -> None:
 # agreement with the server
 
 
+def ours(manifests: dict[str, Any]) -> dict[str, str]:
+    """The variables of the server's settings."""
+    return {variable["name"]: variable["value"] for variable in container(manifests)["env"] if variable["name"].startswith("ANANKE_")}
+
+
+def settings_of(manifests: dict[str, Any], folder: Path) -> Settings:
+    (folder / "config.yaml").write_text(manifests["ConfigMap"]["data"]["config.yaml"])
+    return load_settings(ours(manifests) | {"ANANKE_CONFIG": str(folder / "config.yaml")})
+
+
 def test_the_server_takes_the_settings_that_it_is_given(tmp_path: Path) -> None:
     manifests = render(FULL)
-    (tmp_path / "config.yaml").write_text(manifests["ConfigMap"]["data"]["config.yaml"])
-    given = {variable["name"]: variable["value"] for variable in container(manifests)["env"] if variable["name"].startswith("ANANKE_")}
-    settings = load_settings(given | {"ANANKE_CONFIG": str(tmp_path / "config.yaml")})
+    given, settings = ours(manifests), settings_of(manifests, tmp_path)
     assert (settings.tensor_parallel_size, settings.max_num_seqs, settings.mask_processes) == (4, 64, 12)
     assert settings.log_format == "json", "of preset production"
     assert given.keys() - {"ANANKE_CONFIG"} <= {f"ANANKE_{name.upper()}" for name in Settings.model_fields}

@@ -45,6 +45,7 @@ def serve(**environment: str) -> subprocess.CompletedProcess[str]:
             "the model no/such-model is no folder, not in the hub's cache, and the hub cannot be reached: name another with",
         ),
         ({"ANANKE_CPU_KV_CACHE_GIB": "4000", "VLLM_CPU_KVCACHE_SPACE": ""}, "too little memory: "),
+        ({"VLLM_CPU_KVCACHE_SPACE": "0.5"}, "VLLM_CPU_KVCACHE_SPACE=0.5: vLLM takes whole GiB: unset it, and set ANANKE_CPU_KV"),
     ],
 )
 def test_a_start_that_cannot_work_ends_with_one_line(environment: dict[str, str], line: str) -> None:
@@ -121,19 +122,15 @@ class TestMemory:
             ("40960, 30000", {}, r"GPU 0: 36.0 GiB \(0.9 of all\) are asked for and 29.3 are free; .*UTILIZATION=0.73"),
             ("16384, 16200", {"max_model_len": 8192}, r"14.4 GiB .* are less than the 14.6 GiB \(14.2 of weights, 0.4 of KV cache\)"),
             ("16384, 16200", {"max_model_len": 8192, "engine_args": {"quantization": "fp8"}}, None),
-            (r"16384, 16200\n16384, 16200", {"max_model_len": 8192, "tensor_parallel_size": 2}, None),
+            ("16384, 16200; 16384, 16200", {"max_model_len": 8192, "tensor_parallel_size": 2}, None),
             ("40960, 40500", {"tensor_parallel_size": 2}, "there are 1 GPUs: set ANANKE_TENSOR_PARALLEL_SIZE=1"),
-            (r"40960, 40500\n40960, 10", {"tensor_parallel_size": 2}, "GPU 1: "),
+            ("40960, 40500; 40960, 10", {"tensor_parallel_size": 2}, "GPU 1: "),
         ],
     )
     def test_on_a_gpu_the_share_must_be_free_and_hold_the_model(
         self, gpus: str, settings: dict[str, Any], line: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        program = tmp_path / "nvidia-smi"
-        program.write_text(f"#!/bin/sh\nprintf '{gpus}\\n'\n")
-        program.chmod(0o755)
-        monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
-        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+        install_gpus(gpus, tmp_path, monkeypatch)
         header = json.dumps({"w": {"dtype": "BF16", "shape": [7_615_616_512], "data_offsets": [0, 0]}}).encode()
         (tmp_path / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + b"\0")
         made = Settings(model="m", **settings)
@@ -144,6 +141,47 @@ class TestMemory:
             with pytest.raises(LaunchError, match=line):
                 require_memory(made, need)
 
+    @pytest.mark.parametrize(
+        ("visible", "frees"),
+        [
+            (None, [1, 2, 3]),
+            ("2,0", [3, 1]),
+            ("GPU-c0ffee00-0000-0000-0000-000000000003", [3]),
+            (" GPU-b, GPU-a", [2, 1]),
+            ("GPU-a,7,1", [1]),
+            ("GPU-d", []),
+            ("GPU", []),
+            ("", []),
+            ("-1", []),
+            ("MIG-a1b2", None),
+        ],
+    )
+    def test_gpus_are_those_that_cuda_sees(
+        self, visible: str | None, frees: list[int] | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        install_gpus("9, 1; 9, 2; 9, 3", tmp_path, monkeypatch)
+        if visible is not None:
+            monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+        gpus = free_gpu_memory()
+        assert (None if gpus is None else [gpu.free >> 20 for gpu in gpus]) == frees
+
+    def test_a_gpu_that_is_not_there_is_told(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        install_gpus("40960, 40500", tmp_path, monkeypatch)
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-ffff")
+        with pytest.raises(LaunchError, match="1, but CUDA_VISIBLE_DEVICES=GPU-ffff lets 0 GPUs be seen: name others"):
+            require_memory(Settings(model="m"), Need(0, 0, 0, on_cpu=False))
+
     def test_without_nvidia_smi_nothing_is_known_of_gpus(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("PATH", str(tmp_path))
-        assert free_gpu_memory() == []
+        assert free_gpu_memory() is None
+        require_memory(Settings(model="m"), Need(1 << 60, 0, 0, on_cpu=False))
+
+
+def install_gpus(gpus: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An nvidia-smi that tells of these GPUs, each by its MiB in all and free; their UUIDs begin with GPU-a, GPU-b, GPU-c."""
+    rows = [f"GPU-{'abc'[n]}0ffee00-0000-0000-0000-00000000000{n + 1}, {gpu.strip()}" for n, gpu in enumerate(gpus.split(";"))]
+    program = folder / "nvidia-smi"
+    program.write_text("#!/bin/sh\ncat <<'GPUS'\n" + "\n".join(rows) + "\nGPUS\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(folder), prepend=":")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)

@@ -10,10 +10,12 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ananke_server.engine.figures import EngineFigures
+from ananke_server.engine.making import made_in_thread
 from ananke_server.engine.vllm_engine import VllmEngine
 from ananke_server.masking.board import ADDRESS_VARIABLE, PARTS
 from ananke_server.masking.crew import MaskCrew
 from ananke_server.masking.tokenizer import TokenizerSource, served_source, served_tokenizer
+from ananke_server.memory import CPU_KV_CACHE_VARIABLE, cpu_kv_cache_gib
 from ananke_server.settings import Settings
 
 if TYPE_CHECKING:
@@ -26,6 +28,8 @@ _PROCESSORS = {"v1": "ananke_server.masking.vllm_v1:LlguidanceV1", "v2": "ananke
 
 async def start_engine(settings: Settings, figures: EngineFigures | None = None) -> VllmEngine:
     """An engine that can generate, and tells its ``figures`` with each step. Takes tens of seconds, in which the event loop goes on.
+
+    Where the awaiting task is cancelled, the processes that were started end before it does.
 
     Raises:
         ValueError: the settings ask for what masks are not made for.
@@ -61,7 +65,7 @@ def _configured(settings: Settings, runner: str) -> tuple[Any, TokenizerSource, 
 
 
 async def _vllm(config: Any, figures: EngineFigures) -> Any:
-    """An ``AsyncLLM``, which is made in a thread, as that takes long, and ended again if nobody waits for it any more."""
+    """An ``AsyncLLM``."""
     from vllm.v1.engine.async_llm import AsyncLLM
 
     from ananke_server.engine.vllm_stats import stat_logger, take_beginnings_alone
@@ -69,12 +73,7 @@ async def _vllm(config: Any, figures: EngineFigures) -> Any:
     take_beginnings_alone()
     loggers: Any = [stat_logger(figures)]
     start = partial(AsyncLLM.from_vllm_config, config, stat_loggers=loggers, disable_log_stats=True)
-    made = asyncio.get_running_loop().run_in_executor(None, start)
-    try:
-        return await asyncio.shield(made)
-    except asyncio.CancelledError:
-        made.add_done_callback(lambda done: done.exception() or done.result().shutdown())
-        raise
+    return await made_in_thread(start, AsyncLLM.shutdown)
 
 
 def engine_arguments(settings: Settings, runner: str) -> dict[str, Any]:
@@ -138,8 +137,9 @@ def _prepare_environment(settings: Settings) -> str:
     # At DEBUG vLLM tells more of requests than a log may have.
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "INFO" if settings.log_level == "DEBUG" else settings.log_level)
     os.environ.setdefault("VLLM_WORKER_MULTIPROC_METHOD", "spawn")
-    os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", str(settings.cpu_kv_cache_gib))
     os.environ.setdefault("VLLM_USE_FLASHINFER_SAMPLER", "0")
+    if on_cpu():
+        os.environ[CPU_KV_CACHE_VARIABLE] = str(cpu_kv_cache_gib(settings))
     runner = settings.runner if settings.runner != "auto" else "v1" if on_cpu() else "v2"
     # Left to itself vLLM chooses by its build, and refuses a processor of the other runner.
     os.environ["VLLM_USE_V2_MODEL_RUNNER"] = "1" if runner == "v2" else "0"

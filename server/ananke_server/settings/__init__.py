@@ -10,6 +10,7 @@ from pydantic import ValidationError, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
 
 from ananke_server.launch import PROJECT
+from ananke_server.settings.agreement import require_agreement
 from ananke_server.settings.nearest import no_such
 from ananke_server.settings.sections import (
     ConstraintsSection,
@@ -58,6 +59,11 @@ class Settings(
         if available and _model_name(self.model) not in available:
             fault = no_such("available model", self.model, available.values())
             raise ValueError(f"{fault} (available_models lists those that may be served)")
+        return self
+
+    @model_validator(mode="after")
+    def _agree(self) -> Settings:
+        require_agreement(self)
         return self
 
     @classmethod

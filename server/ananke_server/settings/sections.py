@@ -30,7 +30,7 @@ Port = Annotated[int, Field(gt=0, le=65535)]
 class Section(BaseModel):
     """A section of config.yaml; the docstring of a field is its description there."""
 
-    model_config = ConfigDict(use_attribute_docstrings=True, frozen=True, protected_namespaces=())
+    model_config = ConfigDict(use_attribute_docstrings=True, frozen=True, protected_namespaces=(), allow_inf_nan=False)
 
 
 class ServiceSection(Section):
@@ -183,6 +183,8 @@ class PerformanceSection(Section):
             raise ValueError(f"{', '.join(taken)} would break masking and cannot be set")
         if engine_args.get("enable_lora"):
             raise ValueError(_NO_LORA)
+        if own := sorted(engine_args.keys() & {name for section in SECTIONS.values() for name in section.model_fields}):
+            raise ValueError(f"{', '.join(own)} would go behind the setting of that name: set that in its place")
         return engine_args
 
 

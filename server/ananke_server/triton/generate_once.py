@@ -20,6 +20,7 @@ from ananke_server.triton.cancellation import CancellationWatch
 from ananke_server.triton.codec import decode_request
 from ananke_server.triton.relay import relay_path
 from ananke_server.triton.relay_client import RelayClient
+from ananke_server.triton.request_metrics import RefusedRequests
 from ananke_server.triton.responses import ResponsePipe, Responses
 
 logger = logging.getLogger(__name__)
@@ -36,6 +37,7 @@ class TritonPythonModel:
         configure_logging(load_settings())
         self._pipe = ResponsePipe()
         self._cancellation = CancellationWatch()
+        self._refused = RefusedRequests()
         self._tasks: set[asyncio.Task[None]] = set()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="ananke-once", daemon=True)
@@ -50,6 +52,7 @@ class TritonPythonModel:
                 request = _decoded(triton_request)
             except Exception as error:  # every request gets its answer
                 self._pipe.open(sender).fail(error)
+                self._refused.count(error)
                 continue
             responses = self._pipe.open(sender, request.wants)
             asyncio.run_coroutine_threadsafe(self._answer(request, responses), self._loop)
@@ -61,6 +64,7 @@ class TritonPythonModel:
         self._thread.join()
         self._cancellation.close()
         self._pipe.close()
+        self._refused.close()
         # What cycles still hold of Triton's has to go before its shared memory does.
         gc.collect()
 

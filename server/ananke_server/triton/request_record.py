@@ -9,7 +9,8 @@ from ananke_client.errors import AnankeError, ErrorCode
 from ananke_server.engine.request import GenerateRequest, GenerateResult
 from ananke_server.engine.timeline import Timeline
 from ananke_server.provenance.surroundings import now
-from ananke_server.triton.guided_metrics import GuidedMetrics, code_of
+from ananke_server.triton.guided_metrics import GuidedMetrics
+from ananke_server.triton.request_metrics import code_of
 
 if TYPE_CHECKING:
     from ananke_server.tracing.spans import Tracing
