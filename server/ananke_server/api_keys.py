@@ -114,13 +114,17 @@ class KeyFile:
             if self._keys is None or state != self._state:
                 first = self._keys is None
                 self._state, self._keys = state, self._read()
-                if isinstance(self._keys, ApiKeyError):
-                    logger.error("nobody is admitted: %s", self._keys)
-                elif not first:
-                    logger.info("%s was read again: %d keys", self._path, len(self._keys.hashes))
+                if not first:
+                    self._tell(self._keys)
             if isinstance(self._keys, ApiKeyError):
                 raise self._keys
             return self._keys
+
+    def _tell(self, keys: ApiKeys | ApiKeyError) -> None:
+        if isinstance(keys, ApiKeyError):
+            logger.error("nobody is admitted: %s", keys)
+        else:
+            logger.info("%s was read again: %d keys", self._path, len(keys.hashes))
 
     def _look(self) -> tuple[int, ...] | None:
         try:

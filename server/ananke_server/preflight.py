@@ -28,6 +28,7 @@ def require_startable(settings: Settings) -> None:
     folder = model_folder(settings)
     config = read_config(folder)
     require_context(settings, config)
+    require_safetensors(settings, folder)
     try:
         need = Need.of(settings, folder, config, on_cpu=on_cpu())
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as fault:
@@ -104,6 +105,15 @@ def require_context(settings: Settings, config: dict[str, Any]) -> None:
     scaled = (config.get("rope_scaling") or {}).get("rope_type", "default") != "default"
     if isinstance(longest, int) and asked is not None and asked > longest and not scaled:
         raise LaunchError(f"max_model_len is {asked}, but the model has {longest}: set ANANKE_MAX_MODEL_LEN={longest} or less")
+
+
+def require_safetensors(settings: Settings, folder: Path) -> None:
+    """Raises:
+    LaunchError: the weights are there as pickles alone, which are not read.
+    """
+    pickles = sorted(path.name for pattern in ("*.bin", "*.pt", "*.pth") for path in folder.glob(pattern))
+    if settings.load_format == "safetensors" and pickles and not any(folder.glob("*.safetensors")):
+        raise LaunchError(f"the weights in {folder} are pickles ({pickles[0]}), which can run code: convert them to safetensors")
 
 
 def require_memory(settings: Settings, need: Need) -> None:

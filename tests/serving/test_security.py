@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
 import socket
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -158,6 +161,23 @@ def test_no_command_is_obeyed_without_a_key(secured: Secured, command: dict[str,
         (answer,) = stub.ModelStreamInfer(iter([encode_command("guided_vllm", command)]), timeout=60)
         assert REFUSED in answer.error_message
     assert REFUSED not in secured.post("guided_vllm/generate", {**command, "x-api-key": secured.one}).text
+
+
+def test_the_command_line_speaks_tls_and_has_a_key(secured: Secured) -> None:
+    holder = secured.made["client"]
+    environment = {
+        "ANANKE_CA_FILE": secured.made["authority"].certificate,
+        "ANANKE_CLIENT_CERTIFICATE_FILE": holder.certificate,
+        "ANANKE_CLIENT_KEY_FILE": holder.key,
+        "ANANKE_API_KEY": secured.one,
+    }
+    command = [Path(sys.executable).with_name("ananke"), "generate", "Grass is ", "--choice", "green", "--server"]
+    for server in (secured.server.grpc_url, f"http://{secured.server.http_url}"):
+        done = subprocess.run([*command, server], env=os.environ | environment, capture_output=True, text=True, timeout=120)
+        assert (done.returncode, done.stdout.strip()) == (0, "green"), done.stderr
+    refused = subprocess.run([*command, server], env=os.environ | environment | {"ANANKE_API_KEY": "x"}, capture_output=True, text=True)
+    assert refused.returncode == 2
+    assert REFUSED in refused.stderr
 
 
 def test_plain_infer_takes_the_key_as_a_header(secured: Secured) -> None:

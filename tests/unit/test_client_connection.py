@@ -73,6 +73,8 @@ def test_the_key_and_headers_go_with_every_call(kind, script, monkeypatch):
         with make_client(kind, port) as client:
             client.generate("words 2")
             assert "from the environment" not in repr(vars(client))
+    if kind.startswith("http"):
+        assert script.keys == ["s3cret"] * 2 + ["from the environment"], "Triton hands no header of /generate to a model"
     assert [headers.get("x-api-key") for headers in script.headers] == ["s3cret"] * 3 + ["from the environment"]
     assert [headers.get("x-team") for headers in script.headers] == ["a b"] * 3 + [None]
 
