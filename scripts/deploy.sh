@@ -27,7 +27,7 @@ readonly IMAGE_GIB=40 OVERHEAD_GIB=3
 # Of Dockerfile.triton, and where the container finds its key.
 readonly USER_OF_IMAGE=10001:10001 KEYS=/run/secrets/ananke
 # Settings that name a file of this machine, which the container gets.
-readonly FILES=(signing_key_file)
+readonly FILES=(signing_key_file api_key_file tls_certificate_file tls_key_file tls_client_ca_file)
 # name, billions of parameters, whether the hub asks for a token
 readonly MODELS=(
     "Qwen/Qwen2.5-Coder-1.5B-Instruct 1.54 open"

@@ -9,8 +9,10 @@ from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from typing import Any
 
+from ananke_server.api_keys import KeyFile
 from ananke_server.launch import LaunchError, resolve_model
 from ananke_server.memory import GIB, VISIBLE_GPUS_VARIABLE, Need, free_gpu_memory, free_memory
+from ananke_server.protection import require_certificates
 from ananke_server.settings import Settings
 
 CONFIG = "config.json"
@@ -19,13 +21,14 @@ _HUB_SECONDS = 10.0
 
 def require_startable(settings: Settings) -> None:
     """Raises:
-    LaunchError: the model is missing or unfit, the signing key cannot be used, or there is too little memory.
+    LaunchError: the model is missing or unfit, a key or a certificate cannot be used, or there is too little memory.
     """
     from ananke_server.provenance.signing import load_signer
 
     folder = model_folder(settings)
     config = read_config(folder)
     require_context(settings, config)
+    require_safetensors(settings, folder)
     try:
         need = Need.of(settings, folder, config, on_cpu=on_cpu())
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as fault:
@@ -33,6 +36,9 @@ def require_startable(settings: Settings) -> None:
     require_memory(settings, need)
     try:
         load_signer(settings)
+        require_certificates(settings)
+        if settings.api_key_file is not None:
+            KeyFile(settings.api_key_file)
     except ValueError as fault:
         raise LaunchError(str(fault)) from None
 
@@ -99,6 +105,15 @@ def require_context(settings: Settings, config: dict[str, Any]) -> None:
     scaled = (config.get("rope_scaling") or {}).get("rope_type", "default") != "default"
     if isinstance(longest, int) and asked is not None and asked > longest and not scaled:
         raise LaunchError(f"max_model_len is {asked}, but the model has {longest}: set ANANKE_MAX_MODEL_LEN={longest} or less")
+
+
+def require_safetensors(settings: Settings, folder: Path) -> None:
+    """Raises:
+    LaunchError: the weights are there as pickles alone, which are not read.
+    """
+    pickles = sorted(path.name for pattern in ("*.bin", "*.pt", "*.pth") for path in folder.glob(pattern))
+    if settings.load_format == "safetensors" and pickles and not any(folder.glob("*.safetensors")):
+        raise LaunchError(f"the weights in {folder} are pickles ({pickles[0]}), which can run code: convert them to safetensors")
 
 
 def require_memory(settings: Settings, need: Need) -> None:

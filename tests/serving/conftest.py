@@ -25,7 +25,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             pytest.fail("the small model is missing: run `make setup`", pytrace=False)
 
 
-def start_server(name: str, **environment: str) -> TritonServer:
+def start_server(name: str, *, host: str = "127.0.0.1", **environment: str) -> TritonServer:
     """A server with the project's models and the faulty one, ready."""
     http, grpc, metrics = free_ports(3)
     server = TritonServer(
@@ -34,6 +34,7 @@ def start_server(name: str, **environment: str) -> TritonServer:
         grpc_port=grpc,
         metrics_port=metrics,
         model=DEFAULT_MODEL,
+        host=host,
         environment=environment,
         log_file=PROJECT / ".ananke" / "run" / f"test-{name}.log",
     )

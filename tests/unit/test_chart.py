@@ -17,7 +17,7 @@ from cloudcoil.models.keda.v1alpha1 import ScaledObject
 from cloudcoil.models.prometheus_operator.v1 import PodMonitor
 from kserve_types import misfits
 
-from ananke_server import launch
+from ananke_server import session
 from ananke_server.launch import PROJECT
 from ananke_server.settings import Settings, load_settings
 
@@ -29,7 +29,7 @@ FULL = {
     "image": {"digest": f"sha256:{'0' * 64}", "pullSecrets": [{"name": "registry"}]},
     "model": {"tensorParallelSize": 4, "revision": "main"},
     "config": {"performance": {"max_num_seqs": 64}},
-    "secrets": {"huggingFace": "hub", "signingKey": "signing"},
+    "secrets": {"huggingFace": "hub", "signingKey": "signing", "apiKeys": "keys"},
     "tracing": {"endpoint": "http://collector.monitoring:4318"},
     "networkPolicy": {"egress": [{"to": [{"ipBlock": {"cidr": "192.0.2.7/32"}}], "ports": [{"port": 3128, "protocol": "TCP"}]}]},
     "extraEnv": [{"name": "HF_ENDPOINT", "value": "https://hub.example"}],
@@ -179,6 +179,9 @@ def variables(*names: str) -> list[dict[str, str]]:
         ({"config": {"service": {"http_port": 9000}}}, "config.service.http_port.*leave it out"),
         ({"config": {"service": {"host": "::"}}}, "config.service.host.*leave it out"),
         ({"config": {"security": {"signing_key": "PRIVATE"}}}, "private key into a ConfigMap.*secrets.signingKey"),
+        ({"config": {"security": {"management_key": "x"}}}, "would put a secret into a ConfigMap"),
+        ({"config": {"security": {"tls_key_file": "/x"}}}, "ANANKE_TLS_KEY_FILE.*secrets.tls"),
+        ({"extraEnv": variables("ANANKE_API_KEY_FILE")}, "secrets.apiKeys"),
         ({"config": {"provenance": {"digest_cache": "/x"}}}, "would win: give ANANKE_DIGEST_CACHE in extraEnv"),
         ({"extraEnv": variables("ANANKE_MODEL")}, "extraEnv sets ANANKE_MODEL.*model.name"),
         ({"extraEnv": variables("OTEL_EXPORTER_OTLP_ENDPOINT")}, "the value tracing.endpoint in its place"),
@@ -230,7 +233,7 @@ def test_a_pod_is_ready_once_it_has_generated_and_while_its_engine_is_well() -> 
 def test_a_pod_is_killed_only_after_the_server_has_drained(before: int) -> None:
     spec = render({"shutdown": {"preStopSeconds": before, "graceSeconds": 40}})["Deployment"]["spec"]["template"]["spec"]
     stop_grace = 30.0  # of TritonServer.stop
-    assert spec["terminationGracePeriodSeconds"] >= before + stop_grace + launch.STRAGGLERS_SECONDS
+    assert spec["terminationGracePeriodSeconds"] >= before + stop_grace + session.STRAGGLERS_SECONDS
     assert spec["containers"][0]["lifecycle"]["preStop"]["exec"]["command"] == ["sleep", str(before)]
 
 
@@ -245,7 +248,31 @@ def test_secrets_are_named_and_never_held() -> None:
     assert "Secret" not in manifests
     token = next(variable for variable in container(manifests)["env"] if variable["name"] == "HF_TOKEN")
     assert token == {"name": "HF_TOKEN", "valueFrom": {"secretKeyRef": {"name": "hub", "key": "token"}}}
-    assert "signing" in [volume.get("secret", {}).get("secretName") for volume in pod(manifests)["volumes"]]
+    named = {volume.get("secret", {}).get("secretName") for volume in pod(manifests)["volumes"]}
+    assert {"signing", "keys"} <= named
+
+
+def test_with_api_keys_the_pod_asks_itself_with_one_and_the_file_alone_is_mounted() -> None:
+    manifests = render(FULL)
+    made = {variable["name"]: variable for variable in container(manifests)["env"]}
+    assert made["ANANKE_API_KEY_FILE"]["value"] == "/run/secrets/ananke-keys/api_keys"
+    assert made["ANANKE_API_KEY"]["valueFrom"] == {"secretKeyRef": {"name": "keys", "key": "probe"}}
+    (keys,) = [volume["secret"] for volume in pod(manifests)["volumes"] if volume["name"] == "api-keys"]
+    assert keys["items"] == [{"key": "api_keys", "path": "api_keys"}]
+    assert "ANANKE_API_KEY" not in {variable["name"] for variable in container(render({}))["env"]}
+    tested = render({"secrets": {"apiKeys": "keys"}})["Pod"]["spec"]["containers"][0]
+    assert tested["env"] == [made["ANANKE_API_KEY"]]
+
+
+def test_with_a_certificate_grpc_is_encrypted_and_nothing_outside_calls_http() -> None:
+    manifests = render({"secrets": {"tls": "certificate"}})
+    made = {variable["name"]: variable.get("value") for variable in container(manifests)["env"]}
+    assert made["ANANKE_TLS_CERTIFICATE_FILE"] == "/run/secrets/ananke-tls/tls.crt"
+    assert made["ANANKE_TLS_KEY_FILE"] == "/run/secrets/ananke-tls/tls.key"
+    assert manifests["Service"]["spec"]["ports"][1]["appProtocol"] == "https"
+    assert "Pod" not in manifests
+    for kind in manifests:
+        kubernetes_validate.validate(manifests[kind], KUBERNETES[-1], strict=True)
 
 
 def pod(manifests: dict[str, Any]) -> dict[str, Any]:
@@ -324,7 +351,8 @@ def test_two_releases_in_one_namespace_share_nothing() -> None:
 
 def ours(manifests: dict[str, Any]) -> dict[str, str]:
     """The variables of the server's settings."""
-    return {variable["name"]: variable["value"] for variable in container(manifests)["env"] if variable["name"].startswith("ANANKE_")}
+    written = [variable for variable in container(manifests)["env"] if "value" in variable]
+    return {variable["name"]: variable["value"] for variable in written if variable["name"].startswith("ANANKE_")}
 
 
 def settings_of(manifests: dict[str, Any], folder: Path) -> Settings:

@@ -298,6 +298,20 @@ def test_the_environment_is_stronger_than_the_defaults(machine: Machine, unatten
     assert {"ANANKE_MODEL=env/model", "ANANKE_TENSOR_PARALLEL_SIZE=2", "ANANKE_START_TIMEOUT=5", "ANANKE_MAX_NUM_SEQS"} < set(handed)
 
 
+def test_files_of_keys_and_certificates_are_put_where_they_are_named(machine: Machine, unattended: list[str], tmp_path: Path) -> None:
+    variables = {f"ANANKE_{name}_FILE": tmp_path / name for name in ("API_KEY", "TLS_CERTIFICATE", "TLS_KEY")}
+    for file in variables.values():
+        file.write_text(f"of {file.name}")
+    machine.deploy(*unattended, "--mode", "prod", **{name: str(file) for name, file in variables.items()})
+    put = {call["stdin"]: call["argv"][-1] for call in machine.calls("run") if "--interactive" in call["argv"]}
+    for name, file in variables.items():
+        place = f"/run/secrets/ananke/{name.removeprefix('ANANKE_').lower()}"
+        assert f"{name}={place}" in value_of(machine.run_options(), "--env")
+        assert f"cat >{place} " in put[f"of {file.name}\n"]
+    refused = machine.deploy(*unattended, "--mode", "prod", ANANKE_API_KEY_FILE=str(tmp_path / "nothing"), code=1)
+    assert "nothing cannot be read" in refused
+
+
 def test_custom_takes_a_configuration_a_folder_and_several_gpus(machine: Machine, unattended: list[str], tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text("")
     model = tmp_path / "model"

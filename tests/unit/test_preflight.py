@@ -18,7 +18,7 @@ from safetensors import safe_open
 
 from ananke_server.launch import DEFAULT_MODEL, PROJECT, LaunchError, free_ports
 from ananke_server.memory import GIB, Need, free_gpu_memory, free_memory, kv_bytes_a_token, weight_bytes
-from ananke_server.preflight import model_folder, read_config, require_context, require_memory, require_startable
+from ananke_server.preflight import model_folder, read_config, require_context, require_memory, require_safetensors, require_startable
 from ananke_server.settings import Settings
 
 # Of Qwen2.5-7B-Instruct: 28 layers, 4 heads of 128 for keys and values.
@@ -44,6 +44,9 @@ def serve(**environment: str) -> subprocess.CompletedProcess[str]:
             {"ANANKE_MODEL": "no/such-model", "HF_HUB_OFFLINE": "1"},
             "the model no/such-model is no folder, not in the hub's cache, and the hub cannot be reached: name another with",
         ),
+        ({"ANANKE_API_KEY_FILE": "/nowhere"}, "ANANKE_API_KEY_FILE, /nowhere cannot be read: No such file or directory; `make api-key"),
+        ({"ANANKE_TLS_CERTIFICATE_FILE": "/a", "ANANKE_TLS_KEY_FILE": "/b"}, "tls_certificate_file, /a, cannot be read: No such file"),
+        ({"ANANKE_TLS_KEY_FILE": "/b"}, "tls_certificate_file and tls_key_file belong together: set both, or neither"),
         ({"ANANKE_CPU_KV_CACHE_GIB": "4000", "VLLM_CPU_KVCACHE_SPACE": ""}, "too little memory: "),
         ({"VLLM_CPU_KVCACHE_SPACE": "0.5"}, "VLLM_CPU_KVCACHE_SPACE=0.5: vLLM takes whole GiB: unset it, and set ANANKE_CPU_KV"),
     ],
@@ -81,6 +84,13 @@ class TestModel:
             os.truncate(folder / broken, 500)
             with pytest.raises(LaunchError, match=f"{broken}.*copy the model again"):
                 require_startable(Settings(model=str(folder)))
+
+    def test_pickles_are_not_read(self, tmp_path: Path) -> None:
+        (tmp_path / "pytorch_model.bin").write_bytes(b"x")
+        with pytest.raises(LaunchError, match=r"are pickles \(pytorch_model.bin\), which can run code: convert them to safetensors"):
+            require_safetensors(Settings(model="m"), tmp_path)
+        (tmp_path / "model.safetensors").write_bytes(b"x")
+        require_safetensors(Settings(model="m"), tmp_path)
 
     def test_a_context_that_the_model_does_not_have(self) -> None:
         config = read_config(DEFAULT_MODEL)

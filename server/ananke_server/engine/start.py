@@ -91,7 +91,7 @@ def engine_arguments(settings: Settings, runner: str) -> dict[str, Any]:
         "load_format": settings.load_format,
         "logits_processors": [_PROCESSORS[runner]],
         "worker_extension_cls": "ananke_server.masking.worker.WorkerExtension",
-        "trust_remote_code": False,
+        "trust_remote_code": settings.trust_remote_code,
         "enable_sleep_mode": settings.idle_timeout is not None and settings.sleep_level > 0 and has_sleep(),
     } | settings.engine_args
 

@@ -20,7 +20,10 @@ ENVIRONMENT_LAYER = "environment"
 
 _NOT_SETTINGS = frozenset(
     f"{PREFIX}{name}"
-    for name in ("CONFIG", "DEVICE", "TORCH_INDEX", "GRPC_URL", "HTTP_URL", "API_KEY", "BOARD", "STAGE_TIMES", "COMPLETE")
+    for name in (
+        *("CONFIG", "DEVICE", "TORCH_INDEX", "BOARD", "STAGE_TIMES", "COMPLETE"),
+        *("GRPC_URL", "HTTP_URL", "API_KEY", "CA_FILE", "CLIENT_CERTIFICATE_FILE", "CLIENT_KEY_FILE"),
+    )
 )
 """Variables of set-up, clients and tools."""
 

@@ -15,7 +15,9 @@ from typing import Any
 from ananke_client.errors import CancelledError, InvalidRequestError
 from ananke_server.engine.request import Command, GenerateRequest
 from ananke_server.logs import configure_logging
+from ananke_server.protection import usual_stacks
 from ananke_server.settings import load_settings
+from ananke_server.triton.access import Access
 from ananke_server.triton.cancellation import CancellationWatch
 from ananke_server.triton.codec import decode_request
 from ananke_server.triton.relay import relay_path
@@ -34,7 +36,10 @@ class TritonPythonModel:
 
     def initialize(self, args: dict[str, str]) -> None:
         """Ready at once; the engine is called when the first request comes."""
-        configure_logging(load_settings())
+        settings = load_settings()
+        configure_logging(settings)
+        usual_stacks()
+        self._access = Access.of(settings)
         self._pipe = ResponsePipe()
         self._cancellation = CancellationWatch()
         self._refused = RefusedRequests()
@@ -49,7 +54,7 @@ class TritonPythonModel:
         for triton_request in requests:
             sender = triton_request.get_response_sender()
             try:
-                request = _decoded(triton_request)
+                request = _decoded(triton_request, self._access)
             except Exception as error:  # every request gets its answer
                 self._pipe.open(sender).fail(error)
                 self._refused.count(error)
@@ -93,8 +98,8 @@ class TritonPythonModel:
         await self._relay.close()
 
 
-def _decoded(triton_request: Any) -> GenerateRequest:
-    request = decode_request(triton_request)
+def _decoded(triton_request: Any, access: Access) -> GenerateRequest:
+    request = decode_request(triton_request, access)
     if isinstance(request, Command):
         raise InvalidRequestError(f"{request.verb} is a command to guided_vllm: send it there")
     if request.stream:

@@ -45,7 +45,8 @@ ANANKE_{{ upper $key }}__{{ upper $inner }}: config.{{ $section }}.{{ $key }}.{{
 {{- range .Values.extraEnv }}{{ $_ := set $extra .name "extraEnv" }}{{ end -}}
 {{- $places := dict "ANANKE_MODEL" "model.name" "ANANKE_REVISION" "model.revision" "ANANKE_PRESET" "preset"
     "ANANKE_TENSOR_PARALLEL_SIZE" "model.tensorParallelSize" "ANANKE_START_TIMEOUT" "probes.startupSeconds"
-    "ANANKE_SIGNING_KEY_FILE" "secrets.signingKey" "ANANKE_CONFIG" "config" "HF_TOKEN" "secrets.huggingFace"
+    "ANANKE_SIGNING_KEY_FILE" "secrets.signingKey" "ANANKE_API_KEY_FILE" "secrets.apiKeys" "ANANKE_API_KEY" "secrets.apiKeys"
+    "ANANKE_TLS_CERTIFICATE_FILE" "secrets.tls" "ANANKE_TLS_KEY_FILE" "secrets.tls" "ANANKE_CONFIG" "config" "HF_TOKEN" "secrets.huggingFace"
     "OTEL_EXPORTER_OTLP_ENDPOINT" "tracing.endpoint" "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT" "tracing.endpoint" -}}
 {{- range $variable, $value := $places -}}
 {{- with get $configured $variable | default (get $extra $variable) -}}
@@ -59,6 +60,9 @@ ANANKE_{{ upper $key }}__{{ upper $inner }}: config.{{ $section }}.{{ $key }}.{{
 {{- end -}}
 {{- with $configured.ANANKE_SIGNING_KEY -}}
 {{- fail (printf "%s would put a private key into a ConfigMap: put it into a secret, and name that in secrets.signingKey" .) -}}
+{{- end -}}
+{{- with $configured.ANANKE_MANAGEMENT_KEY -}}
+{{- fail (printf "%s would put a secret into a ConfigMap: give ANANKE_MANAGEMENT_KEY in extraEnv, from a secret" .) -}}
 {{- end -}}
 {{- with $configured.ANANKE_DIGEST_CACHE -}}
 {{- fail (printf "%s is set by the image, whose variable would win: give ANANKE_DIGEST_CACHE in extraEnv" .) -}}
