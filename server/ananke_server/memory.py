@@ -48,7 +48,7 @@ class Need:
             kv_cache = cpu_kv_cache_gib(settings) * GIB
             return cls(weights, kv_cache, CPU_OVERHEAD, on_cpu)
         tokens = settings.max_model_len or config.get("max_position_embeddings") or 0
-        ranks = settings.tensor_parallel_size
+        ranks = settings.tensor_parallel_size * settings.pipeline_parallel_size
         return cls(weights // ranks, kv_bytes_a_token(config, size) * tokens // ranks, 0, on_cpu)
 
     @property

@@ -129,11 +129,12 @@ def require_memory(settings: Settings, need: Need) -> None:
     gpus = free_gpu_memory()
     if gpus is None:
         return
-    count, visible = settings.tensor_parallel_size, os.environ.get(VISIBLE_GPUS_VARIABLE)
+    count, visible = settings.tensor_parallel_size * settings.pipeline_parallel_size, os.environ.get(VISIBLE_GPUS_VARIABLE)
     if len(gpus) < count:
         there = f"there are {len(gpus)} GPUs" if visible is None else f"{VISIBLE_GPUS_VARIABLE}={visible} lets {len(gpus)} GPUs be seen"
         cure = f"set ANANKE_TENSOR_PARALLEL_SIZE={len(gpus)}" if gpus else "name others by number or UUID (nvidia-smi -L)"
-        raise LaunchError(f"tensor_parallel_size is {count}, but {there}: {cure}")
+        asked = "tensor_parallel_size" if settings.pipeline_parallel_size == 1 else "tensor_parallel_size times pipeline_parallel_size"
+        raise LaunchError(f"{asked} is {count}, but {there}: {cure}")
     for index, gpu in enumerate(gpus[:count]):
         share = settings.gpu_memory_utilization
         budget = gpu.total * share

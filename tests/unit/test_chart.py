@@ -27,7 +27,7 @@ KUBERNETES = ("1.29", "1.33", "1.37")
 OPERATORS = {"ScaledObject", "HTTPScaledObject", "PodMonitor"}
 FULL = {
     "image": {"digest": f"sha256:{'0' * 64}", "pullSecrets": [{"name": "registry"}]},
-    "model": {"tensorParallelSize": 4, "revision": "main"},
+    "model": {"tensorParallelSize": 4, "pipelineParallelSize": 2, "revision": "main"},
     "config": {"performance": {"max_num_seqs": 64}},
     "secrets": {"huggingFace": "hub", "signingKey": "signing", "apiKeys": "keys"},
     "tracing": {"endpoint": "http://collector.monitoring:4318"},
@@ -143,6 +143,7 @@ def test_the_schema_has_the_keys_of_the_values_and_no_others() -> None:
     [
         ({"repliccas": 2}, "repliccas"),
         ({"model": {"tensorParallelSize": 0}}, "tensorParallelSize"),
+        ({"model": {"pipelineParallelSize": 0}}, "pipelineParallelSize"),
         ({"resources": {"memory": "much"}}, "memory"),
         ({"shutdown": {"graceSeconds": 10}}, "graceSeconds"),
         ({"tracing": {"endpoint": "collector:4318"}}, "endpoint"),
@@ -174,6 +175,7 @@ def variables(*names: str) -> list[dict[str, str]]:
     [
         ({"config": {"model": {"model": "me/mine"}}}, "config.model.model sets ANANKE_MODEL.*give the value model.name in its place"),
         ({"config": {"gpu": {"tensor_parallel_size": 2}}}, "model.tensorParallelSize"),
+        ({"config": {"gpu": {"pipeline_parallel_size": 2}}}, "model.pipelineParallelSize"),
         ({"config": {"preset": "development"}}, "config.preset sets ANANKE_PRESET.*the value preset"),
         ({"config": {"container": {"start_timeout": 9}}}, "probes.startupSeconds"),
         ({"config": {"service": {"http_port": 9000}}}, "config.service.http_port.*leave it out"),
@@ -239,7 +241,7 @@ def test_a_pod_is_killed_only_after_the_server_has_drained(before: int) -> None:
 
 def test_a_replica_asks_for_as_many_gpus_as_share_the_model() -> None:
     made = container(render(FULL))
-    assert made["resources"]["limits"]["nvidia.com/gpu"] == made["resources"]["requests"]["nvidia.com/gpu"] == 4
+    assert made["resources"]["limits"]["nvidia.com/gpu"] == made["resources"]["requests"]["nvidia.com/gpu"] == 8
     assert {"name": "ANANKE_TENSOR_PARALLEL_SIZE", "value": "4"} in made["env"]
 
 
@@ -363,7 +365,8 @@ def settings_of(manifests: dict[str, Any], folder: Path) -> Settings:
 def test_the_server_takes_the_settings_that_it_is_given(tmp_path: Path) -> None:
     manifests = render(FULL)
     given, settings = ours(manifests), settings_of(manifests, tmp_path)
-    assert (settings.tensor_parallel_size, settings.max_num_seqs, settings.mask_processes) == (4, 64, 12)
+    assert (settings.tensor_parallel_size, settings.pipeline_parallel_size) == (4, 2)
+    assert (settings.max_num_seqs, settings.mask_processes) == (64, 12)
     assert settings.log_format == "json", "of preset production"
     assert given.keys() - {"ANANKE_CONFIG"} <= {f"ANANKE_{name.upper()}" for name in Settings.model_fields}
 

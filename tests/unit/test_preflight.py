@@ -134,6 +134,8 @@ class TestMemory:
             ("16384, 16200", {"max_model_len": 8192, "engine_args": {"quantization": "fp8"}}, None),
             ("16384, 16200; 16384, 16200", {"max_model_len": 8192, "tensor_parallel_size": 2}, None),
             ("40960, 40500", {"tensor_parallel_size": 2}, "there are 1 GPUs: set ANANKE_TENSOR_PARALLEL_SIZE=1"),
+            ("40960, 40500", {"pipeline_parallel_size": 2}, "tensor_parallel_size times pipeline_parallel_size is 2, but there are 1 GPUs"),
+            ("16384, 16200; 16384, 16200", {"max_model_len": 8192, "pipeline_parallel_size": 2}, None),
             ("40960, 40500; 40960, 10", {"tensor_parallel_size": 2}, "GPU 1: "),
         ],
     )

@@ -86,6 +86,7 @@ def engine_arguments(settings: Settings, runner: str) -> dict[str, Any]:
         "max_model_len": settings.max_model_len,
         "max_num_seqs": settings.max_num_seqs,
         "tensor_parallel_size": settings.tensor_parallel_size,
+        "pipeline_parallel_size": settings.pipeline_parallel_size,
         "gpu_memory_utilization": settings.gpu_memory_utilization,
         "enforce_eager": on_cpu() if eager is None else eager,
         "load_format": settings.load_format,
@@ -100,9 +101,8 @@ def _refuse_other_batches(parallel: Any) -> None:
     """The board has the steps of one engine, whose logits rows are the same on all ranks of the last stage."""
     for name in ("data_parallel_size", "prefill_context_parallel_size"):
         if (size := getattr(parallel, name)) > 1:
-            raise ValueError(
-                f"engine_args: {name} is {size}, but masks are made for 1; use tensor_parallel_size, pipeline_parallel_size, or replicas"
-            )
+            cure = "use tensor_parallel_size, pipeline_parallel_size, or replicas"
+            raise ValueError(f"engine_args: {name} is {size}, but masks are made for 1; {cure}")
 
 
 def _dtype(settings: Settings) -> str:

@@ -101,7 +101,9 @@ class GpuSection(Section):
     gpu_profile: Literal["a100-40gb", "a100-80gb"] | None = None
     """Defaults that suit a GPU, for models of about 7B in 16 bits; whatever is set elsewhere wins over them."""
     tensor_parallel_size: int = Field(default=1, gt=0)
-    """GPUs that share the model."""
+    """GPUs that share each layer of the model."""
+    pipeline_parallel_size: int = Field(default=1, gt=0)
+    """Stages that the model's layers are spread over, each of `tensor_parallel_size` GPUs: for a model that outgrows those."""
     gpu_memory_utilization: float = Field(default=0.9, gt=0, le=1)
     """Share of each GPU's memory that vLLM takes for weights, activations and KV cache."""
 

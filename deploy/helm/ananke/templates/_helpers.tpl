@@ -20,6 +20,10 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- end -}}
 {{- end -}}
 
+{{- define "ananke.gpus" -}}
+{{ mul .Values.model.tensorParallelSize .Values.model.pipelineParallelSize }}
+{{- end -}}
+
 {{/* What `config` sets, as YAML: each key by the variable that would silently win over it, and by its place. */}}
 {{- define "ananke.configured" -}}
 {{- range $section, $keys := .Values.config }}
@@ -44,7 +48,8 @@ ANANKE_{{ upper $key }}__{{ upper $inner }}: config.{{ $section }}.{{ $key }}.{{
 {{- $extra := dict -}}
 {{- range .Values.extraEnv }}{{ $_ := set $extra .name "extraEnv" }}{{ end -}}
 {{- $places := dict "ANANKE_MODEL" "model.name" "ANANKE_REVISION" "model.revision" "ANANKE_PRESET" "preset"
-    "ANANKE_TENSOR_PARALLEL_SIZE" "model.tensorParallelSize" "ANANKE_START_TIMEOUT" "probes.startupSeconds"
+    "ANANKE_TENSOR_PARALLEL_SIZE" "model.tensorParallelSize" "ANANKE_PIPELINE_PARALLEL_SIZE" "model.pipelineParallelSize"
+    "ANANKE_START_TIMEOUT" "probes.startupSeconds"
     "ANANKE_SIGNING_KEY_FILE" "secrets.signingKey" "ANANKE_API_KEY_FILE" "secrets.apiKeys" "ANANKE_API_KEY" "secrets.apiKeys"
     "ANANKE_TLS_CERTIFICATE_FILE" "secrets.tls" "ANANKE_TLS_KEY_FILE" "secrets.tls" "ANANKE_CONFIG" "config" "HF_TOKEN" "secrets.huggingFace"
     "OTEL_EXPORTER_OTLP_ENDPOINT" "tracing.endpoint" "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT" "tracing.endpoint" -}}
