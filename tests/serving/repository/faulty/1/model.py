@@ -4,13 +4,14 @@ import triton_python_backend_utils as pb_utils
 
 from ananke_client.errors import ErrorCode, error_of
 from ananke_server.engine.request import Delta
+from ananke_server.triton.access import Access
 from ananke_server.triton.codec import decode_request, encode_delta, triton_error
 
 
 class TritonPythonModel:
     def execute(self, requests):
         for triton_request in requests:
-            request, sender = decode_request(triton_request), triton_request.get_response_sender()
+            request, sender = decode_request(triton_request, Access(None)), triton_request.get_response_sender()
             if request.stream:
                 sender.send(encode_delta(Delta("partial ", 1), request.wants))
             code, _, message = request.prompt.partition(" ")
