@@ -3,18 +3,14 @@ and an engine that goes to sleep. Its exit is not checked: Triton 2.51 never rel
 
 from __future__ import annotations
 
-import os
-import signal
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 
-import psutil
 import pytest
-from conftest import start_server
 from fault_proxy import FaultProxy
 from four_clients import FOUR, make_client
+from real_server import found, kill, start_server
 
 from ananke_client import (
     AnankeInferenceClient,
@@ -110,7 +106,7 @@ def test_dead_mask_processes_end_what_is_constrained_and_are_started_again(small
         free = client.generate_stream("Once upon a time", config=GenerationConfig(max_tokens=30, temperature=1.0, seed=1))
         next(stream)
         next(free)
-        _kill(small_server, "ananke_server.masking.foreman")
+        kill(small_server, "ananke_server.masking.foreman")
         started = time.monotonic()
         with pytest.raises(EngineUnavailableError, match="fill masks"):
             list(stream)
@@ -127,7 +123,7 @@ def test_a_dead_engine_is_told_and_started_again(small_server: TritonServer, kin
     with make_client(kind, port, retry=RetryPolicy(attempts=1)) as client:
         stream = client.generate_stream("Once upon a time", config=GenerationConfig(max_tokens=390, temperature=1.0, seed=1))
         next(stream)
-        _kill(small_server, "VLLM::")
+        kill(small_server, "VLLM::")
         started = time.monotonic()
         with pytest.raises(EngineUnavailableError, match="died"):
             list(stream)
@@ -139,32 +135,15 @@ def test_a_dead_engine_is_told_and_started_again(small_server: TritonServer, kin
 def test_an_idle_engine_lets_go_until_it_is_wanted(small_server: TritonServer) -> None:
     """On CPU its processes end. Validation and health do without it; requests that come together wake it once."""
     with AnankeInferenceClient(url=small_server.grpc_url, retry=RetryPolicy(attempts=1)) as client, ThreadPoolExecutor(4) as pool:
-        wait_until(lambda: not _found(small_server, "VLLM::"), IDLE_SECONDS + 30)
-        assert not _found(small_server, "VLLM::")
+        wait_until(lambda: not found(small_server, "VLLM::"), IDLE_SECONDS + 30)
+        assert not found(small_server, "VLLM::")
         assert client.validate(SHORT).accepted
         assert client.health_check().ready
         assert not client.validate(ConstraintSpec.regex("(")).accepted
         time.sleep(1)
-        assert not _found(small_server, "VLLM::")
+        assert not found(small_server, "VLLM::")
         with pytest.raises(DeadlineExceededError):
             client.generate("x", SHORT, timeout=1)
         results = list(pool.map(lambda _: client.generate("x", SHORT), range(4)))
         assert all(result.constraint_satisfied for result in results)
-        assert len(_found(small_server, "VLLM::EngineCore")) == 1
-
-
-def _kill(server: TritonServer, name: str) -> None:
-    """Kill every process of the server whose command line has this in it."""
-    found = _found(server, name)
-    assert found
-    for pid in found:
-        os.kill(pid, signal.SIGKILL)
-
-
-def _found(server: TritonServer, name: str) -> list[int]:
-    found = []
-    for pid in server.session.members():
-        with suppress(psutil.NoSuchProcess):
-            if name in " ".join(psutil.Process(pid).cmdline()):
-                found.append(pid)
-    return found
+        assert len(found(small_server, "VLLM::EngineCore")) == 1
