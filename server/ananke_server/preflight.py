@@ -10,6 +10,7 @@ from typing import Any
 
 from ananke_server.launch import LaunchError, resolve_model
 from ananke_server.memory import GIB, Need, free_gpu_memory, free_memory
+from ananke_server.model_files import require_whole
 from ananke_server.settings import Settings
 
 CONFIG = "config.json"
@@ -18,12 +19,14 @@ _HUB_SECONDS = 10.0
 
 def require_startable(settings: Settings) -> None:
     """Raises:
-    LaunchError: the model is missing or unfit, the signing key cannot be used, or there is too little memory.
+    LaunchError: the model is missing, broken or unfit, the signing key cannot be used, or there is too little memory.
     """
     from ananke_server.provenance.signing import load_signer
 
     folder = model_folder(settings)
     config = read_config(folder)
+    if Path(resolve_model(settings.model)).is_dir():  # of the hub's cache files may still be missing, and vLLM fetches them
+        require_whole(folder, settings)
     require_context(settings, config)
     try:
         need = Need.of(settings, folder, config, on_cpu=on_cpu())
