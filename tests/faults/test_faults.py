@@ -1,0 +1,261 @@
+"""Faults on one real server: full disks, a clock that jumps, clients that go silent, and at the end a stop with requests under way."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import statistics
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+import pytest
+from four_clients import FOUR, make_client
+from real_server import require_model, start_server
+from running_requests import comes_to
+from silent_clients import silent_clients
+from small_disk import FILL, MountRefusedError, fill, free, limited, small_disk
+from wall_clock import COMPILER, WallClock
+
+from ananke_client import (
+    AnankeError,
+    AnankeInferenceClient,
+    AnankeInferenceHTTPClient,
+    CancelledError,
+    ConstraintSpec,
+    DeadlineExceededError,
+    EngineUnavailableError,
+    GenerationConfig,
+    GenerationResult,
+    RetryPolicy,
+)
+from ananke_client.errors import from_wire
+from ananke_server.launch import STRAGGLERS_SECONDS, TritonServer, wait_until
+
+DISK_KIB, CACHE_KIB = 8192, 64
+HOUR = 3600
+SILENT = 204
+DRAINED_SECONDS = 30.0 + STRAGGLERS_SECONDS
+DIGITS, LONG = ConstraintSpec.regex("[0-9]{40}"), ConstraintSpec.regex("[0-9]{4000}")
+CONFIG, LONG_CONFIG = GenerationConfig(max_tokens=60, seed=7), GenerationConfig(max_tokens=4100, seed=7)
+ONCE = RetryPolicy(attempts=1)
+
+
+@dataclass(frozen=True)
+class Faulty:
+    """A server whose provenance log, own log and caches lie on small disks, where there are any, and whose clock can jump."""
+
+    server: TritonServer
+    clock: WallClock | None
+    disk: Path
+    mounted: bool
+    cache: Path
+
+    @property
+    def provenance_log(self) -> Path:
+        return self.disk / "provenance.jsonl"
+
+    @contextmanager
+    def client(self, kind: str, **settings: Any) -> Iterator[Any]:
+        port = self.server.grpc_port if kind.startswith("grpc") else self.server.http_port
+        with make_client(kind, port, **{"timeout": 60, "retry": ONCE, **settings}) as client:
+            yield client
+
+    def log(self) -> str:
+        assert self.server.log_file is not None
+        return self.server.log_file.read_text(errors="replace")
+
+
+@pytest.fixture(scope="module")
+def faulty(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Faulty]:
+    require_model()
+    folder = tmp_path_factory.mktemp("faults")
+    with ExitStack() as opened:
+        disk, cache, mounted = folder / "disk", folder / "cache", True
+        try:
+            opened.enter_context(small_disk(disk, DISK_KIB))
+            opened.enter_context(small_disk(cache, CACHE_KIB))
+            fill(cache)
+        except MountRefusedError:
+            # /dev/null has no room for anything either.
+            disk.mkdir(exist_ok=True)
+            cache, mounted = Path(os.devnull), False
+        clock = WallClock(folder) if COMPILER else None
+        server = start_server(
+            "faults",
+            log_file=disk / "triton.log",
+            ANANKE_PROVENANCE_LOG=str(disk / "provenance.jsonl"),
+            ANANKE_PROVENANCE_LOG_FSYNC="always",
+            ANANKE_DIGEST_CACHE=str(cache / "digests.json"),
+            XDG_CACHE_HOME=str(cache),
+            VLLM_CACHE_ROOT=str(cache / "vllm"),
+            TORCHINDUCTOR_CACHE_DIR=str(cache / "inductor"),
+            **(clock.environment if clock else {}),
+        )
+        opened.callback(server.stop)
+        yield Faulty(server, clock, disk, mounted, cache)
+
+
+def test_a_full_disk_for_the_caches_costs_the_caches_alone(faulty: Faulty) -> None:
+    """It was full when the server started."""
+    with faulty.client("grpc") as client:
+        result = client.generate("Numbers: ", DIGITS, CONFIG)
+    assert result.constraint_satisfied
+    assert result.provenance["predicate"]["model"]["sha256"], "the digests are made all the same"
+    why = "No space left on device" if faulty.mounted else "Not a directory"
+    assert "digests of the model's files are not kept" in faulty.log()
+    assert why in faulty.log()
+    if faulty.mounted:
+        left = [path for path in faulty.cache.rglob("*") if path.is_file() and path.name != FILL and path.stat().st_size]
+        assert left == [], "what was begun is taken away again"
+
+
+@pytest.mark.parametrize("way", ["disk", "file"])
+def test_a_full_disk_for_the_logs_loses_lines_and_no_answer(faulty: Faulty, way: str) -> None:
+    """``disk``: nothing fits on it, the server's own log as little as the provenance log. ``file``: a limit within a line."""
+    if way == "disk" and not faulty.mounted:
+        pytest.skip("this machine lets nobody mount a small disk; the other way is tried")
+    kept: list[GenerationResult] = []
+    with ExitStack() as opened, faulty.client("grpc") as grpc, faulty.client("http") as http:
+        kept.append(grpc.generate("Numbers: ", DIGITS, CONFIG))
+        stream = http.generate_stream("Numbers: ", DIGITS, CONFIG)
+        next(stream)
+        if way == "disk":
+            fill(faulty.disk)
+            opened.callback(free, faulty.disk)
+        else:
+            opened.enter_context(limited(faulty.server, faulty.provenance_log, 500))
+        list(stream)
+        answers = [stream.result, *(client.generate("Numbers: ", DIGITS, CONFIG) for client in (grpc, http, grpc, http))]
+        assert all(answer.constraint_satisfied for answer in answers)
+        assert faulty.server.ready()
+        told = [answer.metrics["provenance_log"] for answer in answers]
+        assert [each["line"] for each in told] == ["lost"] * 5
+        assert {each["error"] for each in told} == {"No space left on device" if way == "disk" else "File too large"}
+        assert told[-1]["lost"] - told[0]["lost"] == 4
+        opened.close()
+        kept.append(http.generate("Numbers: ", DIGITS, CONFIG))
+    assert kept[0].metrics["provenance_log"]["line"] == kept[1].metrics["provenance_log"]["line"] == "written"
+    lines = faulty.provenance_log.read_text().splitlines()
+    logged = [json.dumps(json.loads(line)["envelope"], sort_keys=True) for line in lines]
+    assert logged[-2:] == [json.dumps(json.loads(result.envelope), sort_keys=True) for result in kept]
+    wait_until(lambda: f"written again; {told[-1]['lost']} lines are lost" in faulty.log(), 5)
+    assert f"written again; {told[-1]['lost']} lines are lost" in faulty.log()
+
+
+@pytest.mark.parametrize("hours", [1, -1], ids=["forward", "back"])
+def test_a_jump_of_the_clock_moves_no_deadline_and_no_lease(faulty: Faulty, hours: int) -> None:
+    """By an hour while streams run, and a deadline and a lease of 4 s are under way; then back, with requests under way again."""
+    if faulty.clock is None:
+        pytest.skip("no C compiler: tests/faults/test_clocks.py holds the code's clocks alone")
+    with ExitStack() as opened, ThreadPoolExecutor(2) as pool:
+        clients = [opened.enter_context(faulty.client(kind)) for kind in FOUR]
+        streams = [client.generate_stream("Numbers: ", DIGITS, CONFIG) for client in clients]
+        for stream in streams:
+            next(stream)
+        limits = [pool.submit(ended_by, faulty.server, **limit) for limit in ({"deadline_ms": 4000}, {"lease_ms": 4000})]
+        time.sleep(1)
+        with faulty.clock.jumped(hours * HOUR):
+            for stream in streams:
+                list(stream)
+            assert all(stream.result.constraint_satisfied for stream in streams)
+            for (error, seconds), kind in zip((limit.result() for limit in limits), (DeadlineExceededError, CancelledError), strict=True):
+                assert isinstance(error, kind)
+                assert 3.9 < seconds < 8
+            fresh = ConstraintSpec.regex(f"[a-f]{{20}}{hours + 5}")  # so that the sandbox has something to compile
+            during = [client.generate("Letters: ", fresh, CONFIG) for client in clients]
+            told = datetime.fromisoformat(during[-1].provenance["predicate"]["time"])
+            assert abs((told - datetime.now(UTC)).total_seconds() - hours * HOUR) < 60, "the server's clock did not jump"
+            streams = [client.generate_stream("Numbers: ", DIGITS, CONFIG) for client in clients]
+            for stream in streams:
+                next(stream)
+        for stream in streams:
+            list(stream)
+        assert all(result.constraint_satisfied for result in [*during, *(stream.result for stream in streams)])
+        assert clients[0].health_check().ready
+
+
+def ended_by(server: TritonServer, **limit: int) -> tuple[AnankeError | None, float]:
+    """The error that ends a request of minutes under a limit, and after how long."""
+    body = {
+        "text_input": "Numbers: ",
+        "constraint": LONG.to_json(),
+        "sampling_parameters": json.dumps({"max_tokens": LONG_CONFIG.max_tokens}),
+        **limit,
+    }
+    begun = time.monotonic()
+    answer = httpx.post(f"http://{server.http_url}/v2/models/generate/generate", json=body, timeout=60, trust_env=False)
+    return from_wire(answer.json()["error"]), time.monotonic() - begun
+
+
+def test_silent_clients_leave_the_server_to_others_and_leave_nothing(faulty: Faulty) -> None:
+    """Connected and silent, with half a head, with half a body, and streams that nobody reads, over both transports."""
+    with faulty.client("grpc") as grpc, faulty.client("http") as http:
+        before_seconds = seconds_a_request(grpc, http)
+        before_memory, before_handles = taken(faulty.server)
+        with silent_clients(faulty.server, SILENT):
+            assert taken(faulty.server)[1] >= before_handles + SILENT
+            assert comes_to(faulty.server, 0, 90), "the streams that nobody reads do not end"
+            assert seconds_a_request(grpc, http) < 3 * before_seconds + 1
+        wait_until(lambda: taken(faulty.server)[1] <= before_handles + 5, 30)
+        memory, handles = taken(faulty.server)
+        assert handles <= before_handles + 5
+        assert memory < before_memory + (150 << 20)
+        assert seconds_a_request(grpc, http) < 3 * before_seconds + 1
+
+
+def seconds_a_request(*clients: Any) -> float:
+    """The median over some small requests, each of which has to satisfy."""
+    times = []
+    for client in clients * 5:
+        begun = time.monotonic()
+        assert client.generate("Numbers: ", ConstraintSpec.regex("[0-9]{8}"), CONFIG).constraint_satisfied
+        times.append(time.monotonic() - begun)
+    return statistics.median(times)
+
+
+def taken(server: TritonServer) -> tuple[int, int]:
+    """Bytes of memory (PSS) and open file handles of all processes of a server."""
+    processes = [psutil.Process(pid) for pid in server.session.members()]
+    return sum(process.memory_full_info().pss for process in processes), sum(process.num_fds() for process in processes)
+
+
+def test_a_stop_ends_every_request_with_its_answer_or_a_typed_error(faulty: Faulty) -> None:
+    """The last test here, as it ends the server: of each client a request that can end in time, and one that would take minutes."""
+    server = faulty.server
+    begun: list[str] = []
+
+    def ask(kind: str, constraint: Any, config: GenerationConfig) -> GenerationResult | AnankeError:
+        with faulty.client(kind, timeout=120) as client:
+            try:
+                stream = client.generate_stream("Numbers: ", constraint, config)
+                for _ in stream:
+                    begun.append(f"{kind} {config.max_tokens}")
+            except AnankeError as error:
+                return error
+            return stream.result
+
+    with ThreadPoolExecutor(8) as pool:
+        short = [pool.submit(ask, kind, DIGITS, CONFIG) for kind in FOUR]
+        long = [pool.submit(ask, kind, LONG, LONG_CONFIG) for kind in FOUR]
+        wait_until(lambda: len(set(begun)) == 8 or any(future.done() for future in short), 30)
+        os.kill(server.session.leader, signal.SIGTERM)
+        told = time.monotonic()
+        answers = [future.result() for future in short]
+        assert all(isinstance(answer, GenerationResult) and answer.constraint_satisfied for answer in answers), answers
+        cut = [future.result() for future in long]
+        assert all(isinstance(answer, EngineUnavailableError) for answer in cut), cut
+        assert time.monotonic() - told < DRAINED_SECONDS
+    wait_until(lambda: not server.running, DRAINED_SECONDS)
+    assert not server.running
+    for kind in (AnankeInferenceClient, AnankeInferenceHTTPClient):
+        with kind(url=server.grpc_url, retry=ONCE, timeout=10) as client, pytest.raises(EngineUnavailableError):
+            client.generate("Numbers: ", DIGITS, CONFIG)
