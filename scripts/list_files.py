@@ -18,6 +18,7 @@ FOLDERS = {
     "docs/api": "Pages of the API reference, filled from docstrings by `make docs`.",
     "benchmarks": "Results, each with the command that made it: see its README.",
     "deploy/helm/ananke": "The Helm chart: its values say what each does.",
+    "tests/faults": "Faults on a real server, and what they share: see docs/FAULTS.md.",
     "tests/gpu": "Tests that need a GPU; skipped without one.",
     "tests/serving": "Tests against a real server: Triton, vLLM on CPU and the small model, started once a run.",
     "tests/unit": "Tests without a server, and what they share.",
