@@ -35,6 +35,7 @@ FILES = {
     "docs/CONFIGURATION.md": "Where settings come from, what is checked before a start, and every setting.",
     "docs/DEPLOYMENT.md": "From a machine with a GPU to a cluster: deploy.sh, the Helm chart, KServe, and what they promise.",
     "docs/CONSTRAINTS.md": "Every kind of constraint, what is enforced, verified and refused.",
+    "docs/FAULTS.md": "What was done to a real server, and what its clients saw: each with its test.",
     "docs/FILES.md": "This list.",
     "docs/MONITORING.md": "Health and status, every metric, the dashboard and alerts, logs and traces.",
     "docs/QUICKSTART.md": "From a clone to a first answer in five minutes.",

@@ -3,6 +3,8 @@ and an engine that goes to sleep. Its exit is not checked: Triton 2.51 never rel
 
 from __future__ import annotations
 
+import os
+import signal
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -28,6 +30,7 @@ BLOCKS, BLOCK_SIZE, REQUESTS = 16, 32, 8
 PENDING = 40
 RESTART_SECONDS = 240.0  # it takes some 25 on two cores that nobody else needs
 IDLE_SECONDS = 20.0
+TOLD_SECONDS = 10.0  # it takes milliseconds
 LONG, SHORT = ConstraintSpec.regex("[0-9]{350}"), ConstraintSpec.regex("[0-9]{4}")
 
 
@@ -147,3 +150,33 @@ def test_an_idle_engine_lets_go_until_it_is_wanted(small_server: TritonServer) -
         results = list(pool.map(lambda _: client.generate("x", SHORT), range(4)))
         assert all(result.constraint_satisfied for result in results)
         assert len(found(small_server, "VLLM::EngineCore")) == 1
+
+
+def test_a_killed_server_is_told_at_once_and_no_token_comes_twice(small_server: TritonServer) -> None:
+    """The last test here: Triton's own process dies, with a stream of each client and a whole answer under way."""
+    digits, config = ConstraintSpec.regex("[0-9]{300}"), GenerationConfig(max_tokens=330, seed=3)
+    delivered: dict[str, list[str]] = {kind: [] for kind in FOUR}
+
+    def read(kind: str, *, whole: bool = False) -> float:
+        """When the client was told."""
+        port = small_server.grpc_port if kind.startswith("grpc") else small_server.http_port
+        with make_client(kind, port, retry=RetryPolicy(attempts=1)) as client:
+            if whole:
+                with pytest.raises(EngineUnavailableError):
+                    client.generate("Numbers: ", digits, config)
+            else:
+                stream = client.generate_stream("Numbers: ", digits, config)
+                with pytest.raises(EngineUnavailableError):
+                    for delta in stream:
+                        delivered[kind].append(delta)
+        return time.monotonic()
+
+    with ThreadPoolExecutor(6) as pool:
+        told = [pool.submit(read, kind) for kind in FOUR] + [pool.submit(read, kind, whole=True) for kind in ("grpc", "http")]
+        wait_until(lambda: all(delivered.values()), 60)
+        assert all(delivered.values())
+        os.kill(small_server.session.leader, signal.SIGKILL)
+        killed = time.monotonic()
+        assert max(future.result() for future in told) - killed < TOLD_SECONDS
+    texts = sorted(("".join(deltas) for deltas in delivered.values()), key=len)
+    assert all(text.isdigit() and len(text) < 300 and texts[-1].startswith(text) for text in texts)
