@@ -16,7 +16,7 @@ HELD_APART = {
 """Tests of a test's own means: no faults."""
 
 
-def tests_of(path: Path) -> set[str]:
+def defined_in(path: Path) -> set[str]:
     """The tests of a module, as pytest names them."""
     found = set()
     for node in ast.parse(path.read_text(encoding="utf-8")).body:
@@ -34,10 +34,10 @@ def test_every_test_of_the_table_exists() -> None:
     for name in NAMED:
         path = PROJECT / name.partition("::")[0]
         assert path.is_file(), name
-        assert name in tests_of(path)
+        assert name in defined_in(path)
 
 
 def test_every_test_of_a_fault_is_in_the_table() -> None:
-    ours = set().union(*(tests_of(path) for path in (PROJECT / "tests" / "faults").glob("test_*.py")))
+    ours = set().union(*(defined_in(path) for path in (PROJECT / "tests" / "faults").glob("test_*.py")))
     assert ours - HELD_APART <= NAMED
-    assert HELD_APART <= ours
+    assert ours >= HELD_APART
