@@ -36,12 +36,16 @@ GROWTH = 1.05
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """What all of a server's processes take, so many seconds after the load began; sandbox workers, which come and go, have no handles."""
+    """What all of a server's processes take, so many seconds after the load began: MiB of memory (PSS), and open file handles.
+
+    The handles are without those of the sandbox's workers, which come and go. ``by_program`` has the memory by program.
+    """
 
     seconds: float
     mib: float
     handles: int
     processes: int
+    by_program: dict[str, float]
 
 
 @dataclass(frozen=True)
@@ -60,16 +64,24 @@ class Outcome:
 
     def fifths(self, name: str) -> tuple[float, float]:
         """The medians of a figure over the second and the last fifth of the time; the first warms up."""
-        values = [float(getattr(sample, name)) for sample in self.samples]
-        size = max(1, len(values) // 5)
-        return statistics.median(values[size : 2 * size] or values), statistics.median(values[-size:])
+        return _fifths([float(getattr(sample, name)) for sample in self.samples])
+
+    def fifths_by_program(self) -> dict[str, tuple[float, float]]:
+        """The same of each program's memory."""
+        programs = sorted({program for sample in self.samples for program in sample.by_program})
+        return {program: _fifths([sample.by_program.get(program, 0.0) for sample in self.samples]) for program in programs}
 
     def is_flat(self, name: str) -> bool:
         second, last = self.fifths(name)
         return last <= second * GROWTH
 
 
-async def run(server: TritonServer, *, seconds: float, concurrency: int, sample_seconds: float = 2.0) -> Outcome:
+def _fifths(values: list[float]) -> tuple[float, float]:
+    size = max(1, len(values) // 5)
+    return statistics.median(values[size : 2 * size] or values), statistics.median(values[-size:])
+
+
+async def run(server: TritonServer, *, seconds: float, concurrency: int, sample_seconds: float = 4.0) -> Outcome:
     """Send requests for so long, so many at once, and await the end of each."""
     numbers, answers, samples = itertools.count(), list[Answer](), list[Sample]()
     begun = time.monotonic()
@@ -102,7 +114,11 @@ def sample(server: TritonServer, begun: float) -> Sample:
     for use in processes:
         if not use.worker and psutil.pid_exists(use.pid):
             handles += psutil.Process(use.pid).num_fds()
-    return Sample(round(time.monotonic() - begun, 1), round(sum(use.mib for use in processes), 1), handles, len(processes))
+    by_program: defaultdict[str, float] = defaultdict(float)
+    for use in processes:
+        by_program["sandbox workers" if use.worker else use.name] += use.mib
+    mib = round(sum(use.mib for use in processes), 1)
+    return Sample(round(time.monotonic() - begun, 1), mib, handles, len(processes), dict(by_program))
 
 
 def count(server: TritonServer, name: str, *labels: str) -> int:
@@ -122,8 +138,10 @@ def report(outcome: Outcome) -> dict[str, Any]:
     rows = [[f"{kind}: {name}", found.total(), _shown(found)] for (kind, name), found in sorted(ends.items())]
     print_table(["request", "sent", "ended"], rows)
     fifths = ("second_fifth", "last_fifth")
-    flat = {name: dict(zip(fifths, outcome.fifths(name), strict=True)) for name in ("mib", "handles", "processes")}
-    print_table(["the server's", "second fifth", "last fifth"], [[name, *both.values()] for name, both in flat.items()])
+    medians = {name: outcome.fifths(name) for name in ("mib", "handles", "processes")}
+    medians |= {f"mib of {program}": both for program, both in outcome.fifths_by_program().items()}
+    print_table(["the server's", "second fifth", "last fifth"], [[name, *both] for name, both in medians.items()])
+    flat = {name: dict(zip(fifths, both, strict=True)) for name, both in medians.items()}
     for answer in outcome.wrong:
         print(f"WRONG {answer}")
     print(f"{len(outcome.answers)} requests in {outcome.seconds:.0f} s, {len(outcome.wrong)} wrong, {outcome.left_running} left running")
@@ -137,7 +155,7 @@ def report(outcome: Outcome) -> dict[str, Any]:
         "answer_ms": {kind: percentiles(values, scale=1000) for kind, values in sorted(times.items())},
         "ends": [{"kind": kind, "name": name, "ends": dict(found)} for (kind, name), found in sorted(ends.items())],
         "flat": flat,
-        "samples": [asdict(each) for each in outcome.samples],
+        "samples": {name: [getattr(each, name) for each in outcome.samples] for name in ("seconds", "mib", "handles", "processes")},
     }
 
 
