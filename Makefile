@@ -2,6 +2,7 @@
 #   MODEL=...           serve another model: a folder or a hub's name
 #   KEY=...             where `make key` puts the private key
 #   ANANKE_DEVICE=cpu   or gpu, where the choice by nvidia-smi is not wanted
+#   NAME=...            whose key `make api-key` makes
 #   ARGS=...            options of `make deploy` (scripts/deploy.sh --help) and `make bench` (scripts/bench.py --help)
 #   LINES=100           of the log that `make logs` shows
 SHELL := /bin/bash
@@ -13,7 +14,7 @@ export ANANKE_MODEL := $(MODEL)
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help install setup deploy run test serve examples stop status health config logs bench info key docs lint image-test lock clean
+.PHONY: help install setup deploy run test serve examples stop status health config logs bench info key api-key audit docs lint image-test lock clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
@@ -63,6 +64,12 @@ info: ## say what is installed, on which machine, and what it serves
 
 key: setup ## make a key pair that signs provenance (KEY=FILE puts it elsewhere)
 	@$(PYTHON_IN_VENV) scripts/make_key.py $(KEY)
+
+api-key: setup ## make an API key and print it once (NAME=who; FILE=... puts its hash elsewhere)
+	@$(PYTHON_IN_VENV) scripts/make_api_key.py $(NAME) $(FILE)
+
+audit: setup ## look for known faults in the locked dependencies
+	@$(PYTHON_IN_VENV) scripts/audit.py
 
 docs: setup ## build the documentation's site into .ananke/site
 	@scripts/build_docs.sh

@@ -2,8 +2,9 @@
 
     python scripts/cancel_times.py --tries 100 --output benchmarks/cancel-times.json
 
-A try starts a generation that would take minutes, sees its first text, ends it, and watches the server's own count of
-running requests; its time runs from the call that ends it (for a deadline: from when it passes) until that count is 0.
+A try starts a generation that would take minutes, sees its first text, ends it, and watches the server's own figures: its
+running requests, those in the engine's batch, and the share of the KV cache in use. Its time runs from the call that ends
+it (for a deadline: from when it passes) until all three are 0.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ GOAL: Final = 1.0
 PATIENCE: Final = 30.0
 """Seconds after which a try is given up, longer than a lease."""
 DEADLINE: Final = 0.5
+FIGURES: Final = ("ananke_requests_running", "ananke_engine_batch_requests", "ananke_kv_cache_usage_ratio")
 CLIENTS: Final[dict[str, type[Any]]] = {
     "grpc": AnankeInferenceClient,
     "grpc-async": AsyncAnankeInferenceClient,
@@ -83,7 +85,7 @@ class Tries:
             for _ in range(count):
                 client = await self.call(self._class, url=self._url, timeout=60)
                 ended = await way(self, client)
-                await self._comes_to(0, ended + PATIENCE)
+                await self._comes_to(False, ended + PATIENCE)
                 times.append(time.monotonic() - ended)
                 await self.call(client.close)
         return times
@@ -92,7 +94,7 @@ class Tries:
         """A stream whose first text has come."""
         stream = client.generate_stream("x", LONG, CONFIG, **options)
         await self.call(stream.__anext__ if hasattr(stream, "__anext__") else stream.__next__)
-        await self._comes_to(1, time.monotonic() + PATIENCE)
+        await self._comes_to(True, time.monotonic() + PATIENCE)
         return stream
 
     async def call(self, method: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
@@ -110,15 +112,19 @@ class Tries:
         else:
             await asyncio.to_thread(lambda: [None for _ in stream])
 
-    async def _comes_to(self, count: int, end: float) -> None:
-        while await self._running() != count:
+    async def _comes_to(self, busy: bool, end: float) -> None:
+        """Wait until all figures tell of work, or none does."""
+        while True:
+            figures = await self._figures()
+            if all((figure > 0) == busy for figure in figures):
+                return
             if time.monotonic() > end:
-                raise RuntimeError(f"the server does not come to {count} running requests")
+                raise RuntimeError(f"the server's figures stay at {dict(zip(FIGURES, figures, strict=True))}")
             await asyncio.sleep(0.01)
 
-    async def _running(self) -> int:
+    async def _figures(self) -> list[float]:
         lines = (await self._http.get(self._metrics)).text.splitlines()
-        return next(int(float(line.split()[1])) for line in lines if line.startswith("ananke_requests_running"))
+        return [next(float(line.split()[1]) for line in lines if line.startswith(name)) for name in FIGURES]
 
 
 async def close_stream(tries: Tries, client: Any) -> float:

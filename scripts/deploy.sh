@@ -4,7 +4,8 @@
 #                           custom: the keys of --config, and a question for each choice
 #   --model NAME|FOLDER     a hub's name, or a folder in Hugging Face's layout
 #   --gpus N                GPUs that share the model (1)
-#   --config FILE           mounted, in place of the image's own config.yaml
+#   --config FILE           mounted, in place of the image's own config.yaml; what it says is stronger than the environment, and an
+#                           option is stronger than both
 #   --bind ADDRESS          where the ports are published (127.0.0.1)
 #   --http-port, --grpc-port, --metrics-port N    (8000, 8001, 8002)
 #   --restart POLICY        docker's: no, on-failure, unless-stopped, always
@@ -15,13 +16,18 @@
 #   --timeout SECONDS       until it must be able to generate, downloads of the model included (1800)
 #   -y, --yes               ask nothing
 #   -n, --dry-run           check everything, and print the commands instead of running them
-# Credentials come from NGC_API_KEY and HF_TOKEN, or are asked for without echo. Other ANANKE_... variables are handed on by name.
+# Credentials come from NGC_API_KEY and HF_TOKEN, or are asked for without echo; the key that signs from ANANKE_SIGNING_KEY_FILE or
+# ANANKE_SIGNING_KEY. Other ANANKE_... variables are handed on by name.
 set -euo pipefail
 
 PROJECT=$(cd "$(dirname "$0")/.." && pwd)
 readonly PROJECT LABEL=ananke-triton.deployed
 # GiB; allowances, for the base image with our packages and for what vLLM needs beside the weights.
 readonly IMAGE_GIB=40 OVERHEAD_GIB=3
+# Of Dockerfile.triton, and where the container finds its key.
+readonly USER_OF_IMAGE=10001:10001 KEYS=/run/secrets/ananke
+# Settings that name a file of this machine, which the container gets.
+readonly FILES=(signing_key_file api_key_file tls_certificate_file tls_key_file tls_client_ca_file)
 # name, billions of parameters, whether the hub asks for a token
 readonly MODELS=(
     "Qwen/Qwen2.5-Coder-1.5B-Instruct 1.54 open"
@@ -30,25 +36,34 @@ readonly MODELS=(
     "Qwen/Qwen2.5-Coder-32B-Instruct 32.8 open"
     "meta-llama/Llama-3.1-8B-Instruct 8.03 gated"
 )
-mode="" model="" gpus="" config="" bind="" restart="" http_port="" grpc_port="" metrics_port="" base_image=""
-name=ananke image=ananke-triton timeout=1800 build=yes yes=no dry_run=no
+mode="" model="" gpus="" config="" bind="" restart="" http_port="" grpc_port="" metrics_port="" base_image="" timeout=""
+name=ananke image=ananke-triton build=yes yes=no dry_run=no is_replaced=no
+from_config=()
+
+# shellcheck source=scripts/deploy_checks.sh
+. "$PROJECT/scripts/deploy_checks.sh"
 
 main() {
     parse "$@"
     check_terminal
     check_docker
     choose
+    check_container
     check_gpus
     check_disk
-    check_container
+    check_readable
+    check_ports
+    find_files
     ask_credentials
     assemble
     show_plan
     confirm
     [[ $build == no ]] || build_image
-    replace_container
+    put_files
+    set_aside
     start_container
     wait_until_it_generates
+    remove_what_was_before
     say_what_next
 }
 
@@ -76,6 +91,10 @@ parse() {
     [[ -z $mode || $mode =~ ^(dev|prod|custom)$ ]] || fail "--mode is dev, prod or custom, not $mode"
     [[ -z $restart || $restart =~ ^(no|on-failure|unless-stopped|always)$ ]] ||
         fail "--restart is no, on-failure, unless-stopped or always, not $restart"
+    check_numbers
+}
+
+check_numbers() {
     local number
     for number in gpus timeout http_port grpc_port metrics_port; do
         [[ -z ${!number} || ${!number} =~ ^[1-9][0-9]*$ ]] || fail "--${number//_/-} is a positive number, not ${!number}"
@@ -86,31 +105,54 @@ usage() { sed -n '2,/^set /{/^#/{s/^# \{0,1\}//p}}' "$PROJECT/scripts/deploy.sh"
 
 # ---- choices ----
 
+# An option is stronger than the configuration's file, that than the environment, that than the default. The container's own order is
+# another, so nothing is handed on to it that the file says.
 choose() {
+    mode_is_said=$([[ -n $mode || $yes == no ]] && echo yes || echo no)
     [[ -n $mode ]] || choose_one mode "Mode" prod "dev prod custom"
+    config=${config:-${ANANKE_CONFIG:-}}
+    [[ $mode != custom ]] || ask config "Configuration" "$PROJECT/config.yaml"
+    [[ -z $config || -f $config ]] || fail "there is no configuration $config"
+    take model model
+    take gpus tensor_parallel_size
+    take timeout start_timeout
+    take http_port http_port
+    take grpc_port grpc_port
+    take metrics_port metrics_port
     local default="Qwen/Qwen2.5-Coder-7B-Instruct"
     [[ $mode != dev ]] || default="Qwen/Qwen2.5-Coder-1.5B-Instruct"
-    model=${model:-${ANANKE_MODEL:-}}
     [[ -n $model ]] || choose_one model "Model: a number, a hub's name or a folder" "$default" "${MODELS[*]%% *}"
     if [[ $mode == custom ]]; then
         ask gpus "GPUs that share the model" 1
-        ask config "Configuration" "$PROJECT/config.yaml"
         ask bind "Address to publish the ports on" 127.0.0.1
         ask http_port "HTTP port" 8000
         ask grpc_port "gRPC port" 8001
         ask metrics_port "Metrics port" 8002
         ask restart "Restart policy" unless-stopped
     fi
-    config=${config:-${ANANKE_CONFIG:-}} gpus=${gpus:-1} bind=${bind:-127.0.0.1}
+    [[ $bind != *:* || $bind == \[* ]] || bind="[$bind]" # as docker and addresses of the web write IPv6
+    gpus=${gpus:-1} bind=${bind:-127.0.0.1} timeout=${timeout:-1800} timeout=${timeout%.*}
     http_port=${http_port:-8000} grpc_port=${grpc_port:-8001} metrics_port=${metrics_port:-8002}
+    check_numbers
     [[ -n $restart ]] || restart=$([[ $mode == dev ]] && echo no || echo unless-stopped)
-    [[ -z $config || -f $config ]] || fail "there is no configuration $config"
     model=${model/#\~\//$HOME/}
+    [[ -d $model || ! -d $PROJECT/$model ]] || model=$PROJECT/$model
     if [[ $model == [./]* || -d $model ]]; then
         [[ -f $model/config.json ]] || fail "$model is no model's folder: it has no config.json"
         model=$(cd "$model" && pwd)
     fi
 }
+
+take() { # VARIABLE KEY: gives a variable without a value that of the configuration's file, else that of the environment
+    [[ -z ${!1} ]] || return 0
+    local variable=ANANKE_${2^^} value
+    value=$(configured "$2")
+    [[ $value != null && $value != none && $value != "~" ]] || value=""
+    [[ -z $value ]] || from_config+=("$2")
+    printf -v "$1" %s "${value:-${!variable:-}}"
+}
+
+is_from_config() { [[ " ${from_config[*]} " == *" $1 "* ]]; } # KEY
 
 choose_one() { # VARIABLE QUESTION DEFAULT CHOICES
     local choices i answer
@@ -138,107 +180,6 @@ ask() { # VARIABLE QUESTION DEFAULT: leaves a variable that has a value
     printf -v "$1" %s "${reply:-$3}"
 }
 
-# ---- checks ----
-
-check_terminal() { [[ $yes == yes || -t 0 ]] || fail "standard input is no terminal, so nothing can be asked: give --yes"; }
-
-check_docker() {
-    command -v docker >/dev/null || fail "docker is missing: install Docker Engine (https://docs.docker.com/engine/install)"
-    local info
-    info=$(docker info --format '{{.ServerVersion}}|{{.DockerRootDir}}|{{range $n, $r := .Runtimes}}{{$n}} {{end}}' 2>&1) ||
-        fail "docker does not answer: start it (systemctl start docker), or add yourself to the group docker; it says: $(last_line "$info")"
-    IFS='|' read -r docker_version docker_root docker_runtimes <<<"$(last_line "$info")"
-    [[ " $docker_runtimes " == *" nvidia "* ]] || command -v nvidia-container-runtime-hook >/dev/null ||
-        fail "docker has no NVIDIA runtime: install nvidia-container-toolkit, then nvidia-ctk runtime configure --runtime=docker and restart docker"
-    report "docker" "$docker_version, with NVIDIA's runtime"
-}
-
-# Sets devices: the GPUs with the most free memory.
-check_gpus() {
-    command -v nvidia-smi >/dev/null || fail "nvidia-smi is missing: the image serves on NVIDIA GPUs; install their driver (without a GPU: make serve)"
-    local all table
-    all=$(nvidia-smi --query-gpu=index,memory.total,memory.free,driver_version,name --format=csv,noheader,nounits 2>&1) ||
-        fail "nvidia-smi fails, so the driver does not work: $(last_line "$all")"
-    table=$(sort -t, -k3,3nr <<<"$all" | head -n "$gpus")
-    (($(wc -l <<<"$table") == gpus)) || fail "--gpus $gpus, but this machine has $(wc -l <<<"$all")"
-    devices=$(cut -d, -f1 <<<"$table" | paste -sd,)
-    local driver
-    driver=$(cut -d, -f4 <<<"$table" | head -n 1 | tr -d ' ')
-    report "GPU $devices" "$(cut -d, -f5 <<<"$table" | head -n 1 | sed 's/^ *//'), driver $driver"
-    ((${driver%%.*} >= 580)) || warn "the image's CUDA 13 wants driver 580 or newer, or NVIDIA's forward compatibility (datacentre GPUs)"
-    check_gpu_memory "$table" "$(wc -l <<<"$all")"
-}
-
-check_gpu_memory() { # TABLE PRESENT
-    local total free share=${ANANKE_GPU_MEMORY_UTILIZATION:-0.9} weights need usable
-    total=$(cut -d, -f2 <<<"$1" | sort -n | head -n 1) free=$(cut -d, -f3 <<<"$1" | sort -n | head -n 1)
-    [[ $share =~ ^(0?[.][0-9]+|1([.]0*)?)$ ]] || fail "ANANKE_GPU_MEMORY_UTILIZATION is a share of 1, not $share"
-    [[ $total$free =~ ^[0-9\ ]+$ ]] || { warn "nvidia-smi does not say how much memory the GPU has, so whether $model fits is not known"; return; }
-    usable=$(calculate "$total * $share / 1024")
-    (($(calculate "$free >= $total * $share"))) ||
-        fail "only $(calculate "$free / 1024") of $(calculate "$total / 1024") GiB of GPU memory are free, and the server takes $share of it: end what else uses the GPU (nvidia-smi), or set ANANKE_GPU_MEMORY_UTILIZATION"
-    weights=$(weights_gib)
-    if [[ $weights == 0 ]]; then
-        warn "whether $model fits into $usable GiB of GPU memory cannot be told from its name"
-        return
-    fi
-    need=$(calculate "$weights / $gpus + $OVERHEAD_GIB")
-    (($(calculate "$need <= $usable"))) || fail "$model does not fit: its weights take $weights GiB, which with $OVERHEAD_GIB GiB for the rest is $need GiB a GPU, and the server may use $usable; $(what_would_fit "$weights" "$usable" "$2")"
-    report "GPU memory" "$need GiB needed, $usable may be used"
-}
-
-what_would_fit() { # WEIGHTS USABLE PRESENT
-    local n
-    for n in 2 4 8; do
-        if ((n > gpus && n <= $3)) && (($(calculate "$1 / $n + $OVERHEAD_GIB <= $2"))); then
-            echo "give --gpus $n"
-            return
-        fi
-    done
-    echo "choose a smaller or a quantised model"
-}
-
-# GiB of the model's weights: of a folder by its files, of a name by the size that it says; 0 where that cannot be told.
-weights_gib() {
-    if [[ -d $model ]]; then
-        calculate "$(find -L "$model" -maxdepth 1 \( -name '*.safetensors' -o -name '*.bin' \) -printf '%s\n' | awk '{ s += $1 } END { print s + 0 }') / 1024 ^ 3"
-        return
-    fi
-    local billions bytes=2 known
-    billions=$(grep -oiE '(^|[-_/])[0-9]+([.][0-9]+)?b([-_.]|$)' <<<"${model##*/}" | head -n 1 | tr -dc '0-9.') || true
-    for known in "${MODELS[@]}"; do [[ ${known%% *} != "$model" ]] || billions=$(cut -d' ' -f2 <<<"$known"); done
-    case ${model,,} in *awq* | *gptq* | *int4* | *-4bit*) bytes=0.6 ;; *fp8* | *int8* | *-8bit*) bytes=1.1 ;; esac
-    calculate "${billions:-0} * $bytes * 1e9 / 1024 ^ 3"
-}
-
-check_disk() {
-    local free need=0
-    [[ $build == no ]] || need=$IMAGE_GIB
-    [[ -d $model ]] || need=$(calculate "$need + $(weights_gib) * 1.1")
-    if ! free=$(df -Pk "$docker_root" 2>/dev/null | awk 'NR == 2 { print $4 }') || [[ -z $free ]]; then
-        warn "the free disk of $docker_root cannot be told: docker runs elsewhere"
-        return
-    fi
-    free=$(calculate "$free / 1024 ^ 2")
-    (($(calculate "$free >= $need"))) ||
-        fail "$docker_root has $free GiB free, and image and model take about $need: make room (docker system df says what docker holds)"
-    report "disk" "$need GiB needed, $free free in $docker_root"
-}
-
-# Sets there: what a container of this name is doing, or empty.
-check_container() {
-    there=$(docker inspect --format "{{.State.Status}} {{index .Config.Labels \"$LABEL\"}}" "$name" 2>/dev/null) || there=""
-    if [[ -n $there ]]; then
-        [[ $there == *" yes" ]] || fail "there is a container $name that this script did not start: give another --name, or remove it"
-        there=${there%% *}
-        [[ $there != running ]] || return 0 # its ports are the ones that it will give back
-    fi
-    local port address=${bind/#0.0.0.0/127.0.0.1}
-    for port in "$http_port" "$grpc_port" "$metrics_port"; do
-        ! (: <>"/dev/tcp/$address/$port") 2>/dev/null || fail "port $port of $address is taken: end what listens there (make stop), or give another port"
-    done
-}
-
 # ---- credentials ----
 
 # They stay in the environment, from which docker takes them by name; the NGC key goes to docker's login by a pipe.
@@ -258,9 +199,29 @@ ask_secret() { # VARIABLE QUESTION
     [[ -z $reply ]] || export "$1=$reply"
 }
 
+# Sets contents: what the files hold that settings name, by setting; none that the configuration holds itself.
+find_files() {
+    local key file
+    declare -gA contents=()
+    for key in "${FILES[@]}"; do
+        file=""
+        take file "$key"
+        [[ -n $file ]] || continue
+        [[ $file == /* || -e $file ]] || file=$PROJECT/$file
+        [[ -f $file && -r $file ]] || fail "$file cannot be read (ANANKE_${key^^}, or $key of the configuration)"
+        contents[$key]=$(<"$file")
+    done
+    if is_from_config signing_key_file; then return; fi
+    if [[ -n $(configured signing_key) ]]; then unset "contents[signing_key_file]"; return; fi
+    [[ -n ${ANANKE_SIGNING_KEY:-} ]] || return 0
+    [[ -z ${contents[signing_key_file]:-} ]] || fail "ANANKE_SIGNING_KEY and ANANKE_SIGNING_KEY_FILE are both set: set one of them"
+    contents[signing_key_file]=${ANANKE_SIGNING_KEY//\\n/$'\n'}
+}
+
 # ---- commands ----
 
 assemble() {
+    local key
     build_command=(docker build --file "$PROJECT/Dockerfile.triton" --tag "$image")
     [[ -z $base_image ]] || build_command+=(--build-arg "BASE_IMAGE=$base_image")
     build_command+=("$PROJECT")
@@ -270,36 +231,43 @@ assemble() {
         --publish "$bind:$http_port:8000" --publish "$bind:$grpc_port:8001" --publish "$bind:$metrics_port:8002"
         --volume "$name-models:/var/cache/ananke/models" --volume "$name-compile:/var/cache/ananke/compile"
         --volume "$name-state:/var/lib/ananke"
-        --env "ANANKE_TENSOR_PARALLEL_SIZE=$gpus" --env "ANANKE_START_TIMEOUT=$timeout"
         --env ANANKE_HTTP_PORT=8000 --env ANANKE_GRPC_PORT=8001 --env ANANKE_METRICS_PORT=8002)
-    case $mode in
-        dev) run_command+=(--env ANANKE_PRESET=development) ;;
-        prod) run_command+=(--env ANANKE_PRESET=production) ;;
-    esac
+    is_from_config tensor_parallel_size || run_command+=(--env "ANANKE_TENSOR_PARALLEL_SIZE=$gpus")
+    is_from_config start_timeout || run_command+=(--env "ANANKE_START_TIMEOUT=$timeout")
+    if [[ $mode != custom ]] && [[ $mode_is_said == yes || -z $(configured preset) ]]; then
+        run_command+=(--env "ANANKE_PRESET=$([[ $mode == dev ]] && echo development || echo production)")
+    fi
     [[ -z $config ]] || run_command+=(--volume "$(realpath "$config"):/etc/ananke/config.yaml:ro" --env ANANKE_CONFIG=/etc/ananke/config.yaml)
     if [[ -d $model ]]; then
         run_command+=(--volume "$model:/model:ro" --env ANANKE_MODEL=/model)
-    else
+    elif ! is_from_config model; then
         run_command+=(--env "ANANKE_MODEL=$model")
     fi
+    ((${#contents[@]} == 0)) || run_command+=(--volume "$name-keys:$KEYS:ro")
+    for key in "${!contents[@]}"; do run_command+=(--env "ANANKE_${key^^}=$KEYS/$key"); done
     hand_on_environment
     run_command+=("$image")
 }
 
 hand_on_environment() {
-    if [[ -n ${ANANKE_SIGNING_KEY_FILE:-} ]]; then
-        [[ -r $ANANKE_SIGNING_KEY_FILE ]] || fail "ANANKE_SIGNING_KEY_FILE=$ANANKE_SIGNING_KEY_FILE cannot be read"
-        ANANKE_SIGNING_KEY=$(<"$ANANKE_SIGNING_KEY_FILE")
-        export ANANKE_SIGNING_KEY
-    fi
-    local variable
+    local variable key
     for variable in $(compgen -e); do
         case $variable in
             # Said otherwise above, or of this machine and not of the container.
-            ANANKE_PRESET) [[ $mode != custom ]] || run_command+=(--env ANANKE_PRESET) ;;
-            ANANKE_MODEL | ANANKE_CONFIG | ANANKE_TENSOR_PARALLEL_SIZE | ANANKE_START_TIMEOUT | ANANKE_SIGNING_KEY_FILE) ;;
-            ANANKE_HOST | ANANKE_*_PORT | ANANKE_*_URL | ANANKE_DEVICE | ANANKE_TORCH_INDEX) ;;
-            ANANKE_* | HF_TOKEN) [[ -z ${!variable} ]] || run_command+=(--env "$variable") ;;
+            ANANKE_MODEL | ANANKE_CONFIG | ANANKE_TENSOR_PARALLEL_SIZE | ANANKE_START_TIMEOUT | ANANKE_SIGNING_KEY) ;;
+            ANANKE_HOST | ANANKE_HOME | ANANKE_RUN_DIR | ANANKE_BOARD | ANANKE_*_PORT | ANANKE_*_URL | ANANKE_DEVICE | ANANKE_TORCH_INDEX) ;;
+            ANANKE_PRESET) [[ $mode != custom || -n $(configured preset) ]] || run_command+=(--env ANANKE_PRESET) ;;
+            ANANKE_*)
+                key=${variable#ANANKE_} key=${key##*__}
+                if [[ " ${FILES[*]} " == *" ${key,,} "* ]]; then
+                    continue
+                elif [[ -n $(configured "${key,,}") ]]; then
+                    warn "$variable is not handed on: $config says what ${key,,} is"
+                elif [[ -n ${!variable} ]]; then
+                    run_command+=(--env "$variable")
+                fi
+                ;;
+            HF_TOKEN) [[ -z $HF_TOKEN ]] || run_command+=(--env HF_TOKEN) ;;
         esac
     done
 }
@@ -329,14 +297,48 @@ build_image() {
     do_it "${build_command[@]}" || fail "the image could not be built; docker's words are above"
 }
 
-# A running server is given its time to end requests under way.
-replace_container() {
-    [[ -n $there ]] || return 0
-    [[ $there != running ]] || do_it docker stop --time 60 "$name"
-    do_it docker rm --force "$name"
+# Into a volume, by a pipe: as files that the server's user alone may read, in no environment, no command line and no image.
+put_files() {
+    local key
+    for key in "${!contents[@]}"; do
+        do_it docker run --rm --interactive --network none --user 0:0 --cap-drop ALL --cap-add CHOWN --cap-add DAC_OVERRIDE \
+            --entrypoint sh --volume "$name-keys:$KEYS" "$image" \
+            -c "umask 077 && cat >$KEYS/$key && chown -R $USER_OF_IMAGE $KEYS" <<<"${contents[$key]}" ||
+            fail "$key could not be put into the volume $name-keys; docker's words are above"
+    done
 }
 
-start_container() { do_it "${run_command[@]}" || fail "the container could not be started; docker's words are above"; }
+# A running server is given its time to end requests under way. It is kept until the new one has generated.
+set_aside() {
+    [[ -n $there ]] || return 0
+    ! is_up || do_it docker stop --time 60 "$name"
+    remove "$name-before"
+    do_it docker rename "$name" "$name-before"
+    is_replaced=yes
+}
+
+start_container() { do_it "${run_command[@]}" || { go_back; fail "the container could not be started; docker's words are above"; }; }
+
+# Where the new server does not do, the one from before serves again.
+go_back() {
+    [[ $is_replaced == yes ]] || return 0
+    docker stop --time 60 "$name" >/dev/null 2>&1 || true
+    remove "$name-failed"
+    docker rename "$name" "$name-failed" >/dev/null 2>&1 || true # there may be none
+    docker rename "$name-before" "$name" && { ! is_up || docker start "$name" >/dev/null; } &&
+        warn "the container $name is the one from before again ($there); the new one is kept as $name-failed until the next deployment"
+}
+
+remove_what_was_before() {
+    [[ $is_replaced == yes ]] || return 0
+    remove "$name-before"
+    remove "$name-failed"
+    ((${#contents[@]})) || do_it docker volume rm --force "$name-keys"
+}
+
+remove() { # CONTAINER, which may not be there
+    if [[ $dry_run == yes ]]; then do_it docker rm --force "$1"; else docker rm --force "$1" >/dev/null 2>&1 || true; fi
+}
 
 do_it() {
     if [[ $dry_run == yes ]]; then printf '+'; printf ' %q' "$@"; echo; else "$@"; fi
@@ -353,7 +355,7 @@ wait_until_it_generates() {
             docker stop --time 60 "$name" >/dev/null 2>&1 || true # it would be restarted for ever
             fail_with_logs "the server ended before it could generate"
         fi
-        ((SECONDS - begin < timeout)) || fail_with_logs "after $timeout s the server cannot generate (it is left running)"
+        ((SECONDS - begin < timeout)) || fail_with_logs "after $timeout s the server cannot generate$([[ $is_replaced == yes ]] || echo ' (it is left running)')"
         if ((SECONDS - begin >= said + 20)); then
             said=$((SECONDS - begin))
             echo "starting: $said s (docker logs $name)"
@@ -365,17 +367,22 @@ wait_until_it_generates() {
 
 say_what_next() {
     if [[ $dry_run == yes ]]; then echo "nothing was changed"; return; fi
+    local at
+    at=$(address_here)
     cat <<TEXT
 
-The server runs: HTTP http://$bind:$http_port, gRPC $bind:$grpc_port, metrics http://$bind:$metrics_port/metrics
+The server runs: HTTP http://$at:$http_port, gRPC $at:$grpc_port, metrics http://$at:$metrics_port/metrics
 Next:
-  ananke generate "A year: " --regex '(19|20)[0-9]{2}' --server http://$bind:$http_port
-  ananke bench --server http://$bind:$http_port      what a client sees of its speed
+  ananke generate "A year: " --regex '(19|20)[0-9]{2}' --server http://$at:$http_port
+  ananke bench --server http://$at:$http_port      what a client sees of its speed
   docker logs --follow $name                    its log
   docker stop --time 60 $name                   ends it, requests under way first
 More in docs/DEPLOYMENT.md.
 TEXT
 }
+
+# The address by which this machine reaches what is published.
+address_here() { case $bind in 0.0.0.0) echo 127.0.0.1 ;; "[::]") echo "[::1]" ;; *) echo "$bind" ;; esac; }
 
 # ---- words ----
 
@@ -392,6 +399,7 @@ fail() { echo "deploy: $1" >&2; exit 1; }
 
 fail_with_logs() {
     { echo "deploy: $1; the end of docker logs $name:"; docker logs --tail 30 "$name" 2>&1; } >&2
+    go_back
     exit 1
 }
 

@@ -125,7 +125,9 @@ def main() -> int:
     if arguments.stages:
         os.environ[STAGE_TIMES_VARIABLE] = "1"
     with tempfile.TemporaryDirectory(prefix="ananke-shape-") as folder:
-        model = str(DEFAULT_MODEL) if arguments.tokenizer is None else _shape(Path(folder), Path(arguments.tokenizer), tiny=arguments.quick)
+        model = str(DEFAULT_MODEL)
+        if arguments.tokenizer is not None:
+            model = write_shape(Path(folder), Path(arguments.tokenizer), tiny=arguments.quick)
         results = Results(arguments.output, _about(arguments))
         try:
             asyncio.run(_run(arguments, model, results))
@@ -251,7 +253,7 @@ def _workloads(arguments: argparse.Namespace, tokenizer: LLTokenizer, check: Acc
     return workloads
 
 
-def _shape(folder: Path, tokenizer: Path, *, tiny: bool) -> str:
+def write_shape(folder: Path, tokenizer: Path, *, tiny: bool) -> str:
     """A model's folder of a configuration and a tokenizer, without weights."""
     (folder / "config.json").write_text(json.dumps(SHAPE_7B | TINY if tiny else SHAPE_7B), encoding="utf-8")
     for name in ("tokenizer.json", "tokenizer_config.json"):

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # On the GPU machine: the validate model under perf_analyzer, then the engine's benchmark beside vLLM's guidance, then beside
-# vLLM's xgrammar in an engine of its own. All of it ends within LIMIT seconds; what finds too little time left is skipped.
-#   usage: gpu_bench.sh RESULTS_DIR [validate] [engine] [xgrammar]      (default: all three; one alone has all the time)
+# vLLM's xgrammar in an engine of its own; sleep and waking. All of it ends within LIMIT seconds; what finds too little time left
+# is skipped.
+#   usage: gpu_bench.sh RESULTS_DIR [validate] [engine] [xgrammar] [sleep]      (default: the first three; one alone has all the time)
 #   environment: LIMIT (560), TOKENIZER (.gpu/qwen), CASES (.gpu/maskbench, or else shared/data/maskbench),
 #   ENGINE_OPTIONS (further options of engine_benchmark.py)
 set -uo pipefail
@@ -29,7 +30,7 @@ bounded() {
     shift 3
     if [ "$left" -lt "$least" ]; then echo "$name: skipped, $left s are left" | tee "$results/$name.txt"; return; fi
     if [ "$left" -lt "$most" ]; then most=$left; fi
-    [ "$name" = validate ] || set -- "$@" --deadline $((most - 15))
+    case $name in engine | xgrammar) set -- "$@" --deadline $((most - 15)) ;; esac
     echo "$name: at most $most s"
     timeout --kill-after=5 "$most" "$@" > "$results/$name.txt" 2>&1 || { status=$?; echo "$name: exit code $status"; }
 }
@@ -42,8 +43,11 @@ case " ${stages[*]} " in *" xgrammar "*)
     bounded xgrammar "$xgrammar_limit" 120 python3 scripts/engine_benchmark.py "${options[@]}" --backend xgrammar \
         --output "$results/engine-xgrammar.json" ;;
 esac
+case " ${stages[*]} " in *" sleep "*)
+    bounded sleep "$limit" 200 python3 scripts/sleep_times.py --tokenizer "$tokenizer" --rounds 2 --output "$results/sleep.json" ;;
+esac
 
-for name in validate engine xgrammar; do
+for name in validate engine xgrammar sleep; do
     if [ -f "$results/$name.txt" ]; then echo; echo "== $name"; tail -n 40 "$results/$name.txt"; fi
 done
 exit $status

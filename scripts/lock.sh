@@ -2,6 +2,7 @@
 # Resolve pyproject.toml into the lock files under requirements/ (needs uv on PATH).
 #   cpu    a machine without a GPU      gpu          the same with one              docs     the site
 #   image  the container                image-cpu    a container without a GPU      build    what builds the wheel in it
+#   audit  pip-audit
 # A lock pins every package, so it is installed with `pip install --no-deps`.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -31,3 +32,4 @@ without_cuda image-cpu
 # Set-up's versions.
 resolve build - --constraint requirements/gpu.txt < <(sed -n 's/^requires = \["\(.*\)"\]$/\1/p' pyproject.toml)
 resolve docs --group pyproject.toml:docs
+resolve audit --group pyproject.toml:audit --constraint requirements/docs.txt

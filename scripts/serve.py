@@ -16,7 +16,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import FrameType
 
-from ananke_server.launch import PROJECT, LaunchError, Session, TritonServer, is_ready
+from ananke_server.launch import PROJECT, LaunchError, TritonServer, is_ready
+from ananke_server.session import Session
 
 RUN = Path(os.environ.get("ANANKE_RUN_DIR") or PROJECT / ".ananke" / "run")
 RECORD = RUN / "server.json"

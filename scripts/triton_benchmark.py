@@ -37,7 +37,7 @@ import stream_perf
 import stream_stall
 from bench_server import serving
 from bench_support import percentiles, print_table, write_json
-from engine_benchmark import SHAPE_7B, _shape
+from engine_benchmark import SHAPE_7B, write_shape
 from stream_clients import Clients, Order, Stream, clients
 from stream_workloads import HARD_BEGINNING, KINDS, SAMPLED, Kind, Prompts, Request
 from vllm_backend import MODEL as VLLM_MODEL
@@ -285,7 +285,7 @@ def measures(warm_up: Sequence[Stream], streams: Sequence[Stream], rounds: int, 
 def _model(folder: Path, arguments: argparse.Namespace) -> Path:
     model = folder / "shape"
     model.mkdir()
-    _shape(model, Path(arguments.tokenizer), tiny=arguments.quick)
+    write_shape(model, Path(arguments.tokenizer), tiny=arguments.quick)
     return model
 
 

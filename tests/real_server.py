@@ -34,7 +34,9 @@ def require_model() -> None:
         pytest.fail("the small model is missing: run `make setup`", pytrace=False)
 
 
-def start_server(name: str, *, repositories: Sequence[Path] = (), log_file: Path | None = None, **environment: str) -> TritonServer:
+def start_server(
+    name: str, *, repositories: Sequence[Path] = (), log_file: Path | None = None, host: str = "127.0.0.1", **environment: str
+) -> TritonServer:
     """A server with the project's models and those of further repositories, ready. Its log is ``.ananke/run/test-NAME.log``.
 
     Raises:
@@ -47,6 +49,7 @@ def start_server(name: str, *, repositories: Sequence[Path] = (), log_file: Path
         grpc_port=grpc,
         metrics_port=metrics,
         model=DEFAULT_MODEL,
+        host=host,
         environment=environment,
         log_file=log_file or PROJECT / ".ananke" / "run" / f"test-{name}.log",
     )

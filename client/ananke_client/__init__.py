@@ -39,6 +39,7 @@ if TYPE_CHECKING:
         OverloadedError,
         RequestError,
         RetryableError,
+        UnauthenticatedError,
         UnsupportedConstraintError,
         VerificationFailedError,
     )
@@ -104,6 +105,7 @@ __all__ = [
     "TLSConfig",
     "TensorMetadata",
     "TokenMaskConstraint",
+    "UnauthenticatedError",
     "UnsupportedConstraintError",
     "Usage",
     "VerificationFailedError",
@@ -121,8 +123,8 @@ _MODULES = {
     "errors": (
         *("AnankeError", "CancelledError", "ConstraintTooLargeError", "DeadEndError", "DeadlineExceededError"),
         *("EngineUnavailableError", "ErrorCode", "GenerationError", "InternalError", "InvalidConstraintError"),
-        *("InvalidRequestError", "OverloadedError", "RequestError", "RetryableError", "UnsupportedConstraintError"),
-        "VerificationFailedError",
+        *("InvalidRequestError", "OverloadedError", "RequestError", "RetryableError", "UnauthenticatedError"),
+        *("UnsupportedConstraintError", "VerificationFailedError"),
     ),
     "grpc_async_client": ("AsyncAnankeInferenceClient",),
     "grpc_client": ("AnankeInferenceClient",),

@@ -2,6 +2,7 @@
 
     AnankeError
     ├── RequestError                  the request has to change
+    │   ├── UnauthenticatedError          unauthenticated
     │   ├── InvalidRequestError           invalid_request
     │   ├── InvalidConstraintError        invalid_constraint
     │   ├── UnsupportedConstraintError    unsupported_constraint
@@ -34,6 +35,7 @@ WIRE_LIMIT = 4096
 class ErrorCode(StrEnum):
     """What went wrong, for programs."""
 
+    UNAUTHENTICATED = "unauthenticated"
     INVALID_REQUEST = "invalid_request"
     INVALID_CONSTRAINT = "invalid_constraint"
     UNSUPPORTED_CONSTRAINT = "unsupported_constraint"
@@ -62,6 +64,12 @@ class AnankeError(Exception):
 
 class RequestError(AnankeError):
     """The request cannot succeed until it is changed."""
+
+
+class UnauthenticatedError(RequestError):
+    """The API key is missing, or the server does not admit it."""
+
+    code = ErrorCode.UNAUTHENTICATED
 
 
 class InvalidRequestError(RequestError):
@@ -147,6 +155,7 @@ class InternalError(AnankeError):
 _BY_CODE: dict[ErrorCode, type[AnankeError]] = {
     error.code: error
     for error in (
+        UnauthenticatedError,
         InvalidRequestError,
         InvalidConstraintError,
         UnsupportedConstraintError,

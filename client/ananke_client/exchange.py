@@ -191,6 +191,11 @@ class GenerationCall:
         """Ends the call if it has not ended, here and on the server. Raises: never."""
         await self._commands.try_all("cancel", await self.leave())
 
+    async def _close_beside(self) -> None:
+        """Ends the call here at once, and on the server beside it: who has waited for the whole timeout waits no more."""
+        if names := await self.leave():
+            self._transport.spawn(lambda: self._commands.try_all("cancel", names))
+
     async def leave(self) -> list[str]:
         """Ends the call on this side; returns the attempt id that the server may be at work on, if there is one. Raises: never."""
         self._closed = True
@@ -235,6 +240,8 @@ class GenerationCall:
             self.attempt_id = None
         if self._closed and isinstance(error, AnankeError):
             raise CancelledError("the call was closed") from error
+        if isinstance(error, DeadlineExceededError):
+            await self._close_beside()
         if self._delivered or not isinstance(error, AnankeError):
             if isinstance(error, RetryableError):
                 error.add_note("not tried again, since text was delivered")

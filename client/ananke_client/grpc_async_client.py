@@ -50,7 +50,7 @@ class _AsyncTransport(GrpcTransport):
         self._credentials = None if tls is None else credentials_of(tls)
         self._metadata = metadata_of(headers)
         self._channel: grpc.aio.Channel | None = None
-        self._work: asyncio.Task[None] | None = None
+        self._work: set[asyncio.Task[None]] = set()
 
     def _stub(self) -> service_pb2_grpc.GRPCInferenceServiceStub:
         # A channel belongs to the event loop that runs when it is made, and the client may be made before there is one.
@@ -82,14 +82,16 @@ class _AsyncTransport(GrpcTransport):
             raise _meaning_of(error) from error
 
     def spawn(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        self._work = asyncio.create_task(work(), name="ananke-leases")
+        task = asyncio.create_task(work(), name="ananke-beside")
+        self._work.add(task)
+        task.add_done_callback(self._work.discard)
 
     async def pause(self, seconds: float) -> None:
         await asyncio.sleep(seconds)
 
     async def close(self) -> None:
-        if self._work is not None:
-            self._work.cancel()
+        for task in list(self._work):
+            task.cancel()
         if self._channel is not None:
             await self._channel.close()
 

@@ -82,7 +82,7 @@ class _BlockingTransport(GrpcTransport):
             raise CancelledError(f"the client is closed: {error}") from error
 
     def spawn(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        threading.Thread(target=lambda: run(work()), name="ananke-leases", daemon=True).start()
+        threading.Thread(target=lambda: run(work()), name="ananke-beside", daemon=True).start()
 
     async def pause(self, seconds: float) -> None:
         time.sleep(seconds)

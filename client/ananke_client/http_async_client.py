@@ -57,7 +57,7 @@ class AsyncAnankeInferenceHTTPClient(AsyncInferenceClient):
 class _AsyncTransport(HttpTransport):
     def __init__(self, http: httpx.AsyncClient) -> None:
         self._http = http
-        self._work: asyncio.Task[None] | None = None
+        self._work: set[asyncio.Task[None]] = set()
 
     async def _start(self, question: Question[str], timeout: float, decoder: BodyDecoder) -> Responses:
         deadline = time.monotonic() + timeout
@@ -83,14 +83,16 @@ class _AsyncTransport(HttpTransport):
             raise error_of_transport(error) from error
 
     def spawn(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        self._work = asyncio.create_task(work(), name="ananke-leases")
+        task = asyncio.create_task(work(), name="ananke-beside")
+        self._work.add(task)
+        task.add_done_callback(self._work.discard)
 
     async def pause(self, seconds: float) -> None:
         await asyncio.sleep(seconds)
 
     async def close(self) -> None:
-        if self._work is not None:
-            self._work.cancel()
+        for task in list(self._work):
+            task.cancel()
         await self._http.aclose()
 
 

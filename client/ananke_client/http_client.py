@@ -91,7 +91,7 @@ class _BlockingTransport(HttpTransport):
             raise error_of_transport(error) from error
 
     def spawn(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        threading.Thread(target=lambda: run(work()), name="ananke-leases", daemon=True).start()
+        threading.Thread(target=lambda: run(work()), name="ananke-beside", daemon=True).start()
 
     async def pause(self, seconds: float) -> None:
         time.sleep(seconds)

@@ -9,6 +9,7 @@ from typing import Final
 import httpx
 
 from ananke_client.commands import Verb
+from ananke_client.connection import API_KEY_HEADER
 from ananke_client.exchange import GRACE, Question, Responses, T, Transport
 from ananke_client.http_codec import (
     BodyDecoder,
@@ -27,6 +28,8 @@ CONNECT_TIMEOUT: Final = 10.0
 """Seconds that a connection may take to open."""
 
 HEADERS: Final = {"accept-encoding": "identity"}
+_GENERATE: Final = ("/generate", "/generate_stream")
+"""Triton hands no header of these to a model, so that the API key goes with the body too."""
 LIMITS: Final = httpx.Limits(max_connections=None, max_keepalive_connections=32)
 
 
@@ -86,4 +89,7 @@ def request_of(http: httpx.Client | httpx.AsyncClient, question: Question[T], ti
     patience = httpx.Timeout(timeout, connect=min(timeout, CONNECT_TIMEOUT))
     if question.content is None:
         return http.build_request("GET", question.target, timeout=patience)
-    return http.build_request("POST", question.target, json=question.content, timeout=patience)
+    content = question.content
+    if question.target.endswith(_GENERATE) and (key := http.headers.get(API_KEY_HEADER)):
+        content = {**content, API_KEY_HEADER: key}
+    return http.build_request("POST", question.target, json=content, timeout=patience)

@@ -99,7 +99,7 @@ def refusal(error: AnankeError) -> ConstraintReport:
     Raises:
         AnankeError: the error is not about the constraint.
     """
-    if not isinstance(error, RequestError) or error.code == "invalid_request":
+    if not isinstance(error, RequestError) or error.code in ("invalid_request", "unauthenticated"):
         raise error
     return ConstraintReport(accepted=False, errors=[Diagnostic(code=error.code, message=error.message)])
 

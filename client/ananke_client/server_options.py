@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from typing import Annotated
 
 import typer
 
 from ananke_client.client import InferenceClient
-from ananke_client.errors import AnankeError, GenerationError, InvalidRequestError, RequestError
+from ananke_client.connection import TLSConfig
+from ananke_client.errors import AnankeError, GenerationError, InvalidRequestError, RequestError, UnauthenticatedError
 from ananke_client.terminal import REFUSED, UNAVAILABLE, USAGE
 
 Server = Annotated[
@@ -19,23 +21,37 @@ Timeout = Annotated[float, typer.Option(metavar="SECONDS", help="how long a requ
 
 
 def client_of(server: str | None, *, http: bool = False, timeout: float) -> InferenceClient:
-    """A client of the server that the options name.
+    """A client of the server that the options name; encrypted over gRPC, and to https://…, where the environment says how.
 
     Raises:
-        InvalidRequestError: the URL is none that the client takes.
+        InvalidRequestError: the URL is none that the client takes, or a certificate cannot be used.
     """
+    tls = tls_of_environment()
     if http or (server is not None and server.startswith(("http://", "https://"))):
         from ananke_client.http_client import AnankeInferenceHTTPClient
 
-        return AnankeInferenceHTTPClient(url=server, timeout=timeout)
+        url = server or os.environ.get("ANANKE_HTTP_URL")
+        return AnankeInferenceHTTPClient(url=url, timeout=timeout, tls=tls if url and url.startswith("https://") else None)
     from ananke_client.grpc_client import AnankeInferenceClient
 
-    return AnankeInferenceClient(url=None if server is None else server.removeprefix("grpc://"), timeout=timeout)
+    return AnankeInferenceClient(url=None if server is None else server.removeprefix("grpc://"), timeout=timeout, tls=tls)
+
+
+def tls_of_environment() -> TLSConfig | None:
+    """Encryption by $ANANKE_CA_FILE, $ANANKE_CLIENT_CERTIFICATE_FILE and $ANANKE_CLIENT_KEY_FILE; None where none of them is set.
+
+    Raises:
+        InvalidRequestError: a certificate comes without its key, or a key without its certificate.
+    """
+    authorities, certificate, key = (os.environ.get(f"ANANKE_{name}_FILE") or None for name in ("CA", "CLIENT_CERTIFICATE", "CLIENT_KEY"))
+    if authorities is certificate is key is None:
+        return None
+    return TLSConfig(ca_file=authorities, certificate_file=certificate, key_file=key)
 
 
 def exit_code_of(error: AnankeError) -> int:
     """The exit code of an error: the constraint or its generation, the request itself, or a server that gave no verdict."""
-    if isinstance(error, InvalidRequestError):
+    if isinstance(error, (InvalidRequestError, UnauthenticatedError)):
         return USAGE
     return REFUSED if isinstance(error, (RequestError, GenerationError)) else UNAVAILABLE
 

@@ -16,15 +16,16 @@ import subprocess
 import sys
 import sysconfig
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ananke_server.ownership import stat_fields
+from ananke_server.protection import addresses, large_stacks, protecting_arguments
 from ananke_server.repository import served_repository
+from ananke_server.session import Session
 
 if TYPE_CHECKING:
     from ananke_server.settings import Settings
@@ -33,10 +34,9 @@ if TYPE_CHECKING:
 PROJECT = Path(os.environ.get("ANANKE_HOME") or Path(__file__).resolve().parents[2])
 DEFAULT_MODEL = PROJECT / ".ananke" / "models" / "SmolLM2-135M-Instruct"
 CONFIGURED = PROJECT / ".ananke" / "run" / "repositories"
-SHARED_MEMORY = Path("/dev/shm")
 LOG_LINES_SHOWN = 40
 UNTELLING = re.compile(r"[|+]|I\d{4} |\s*$")  # Triton prints a page of tables after the error that ended it
-STRAGGLERS_SECONDS = 5.0  # what the server leaves behind it may take to end by itself
+STUB_TIMEOUT = 180  # seconds that the Python backend waits for the start of a model's process
 
 
 class LaunchError(RuntimeError):
@@ -84,6 +84,7 @@ class TritonServer:
             if self.log_file is not None:
                 self.log_file.parent.mkdir(parents=True, exist_ok=True)
                 output = opened.enter_context(self.log_file.open("wb"))
+            opened.enter_context(large_stacks())
             self._process = subprocess.Popen(
                 arguments, env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
             )
@@ -91,8 +92,9 @@ class TritonServer:
 
     def require_free_ports(self) -> None:
         """Raises LaunchError where something listens already on one of the server's ports."""
-        for port in (self.http_port, self.grpc_port, self.metrics_port):
-            require_free(self.host, port)
+        http_host, metrics_host = self._addresses
+        for host, port in ((http_host, self.http_port), (self.host, self.grpc_port), (metrics_host, self.metrics_port)):
+            require_free(host, port)
 
     def wait_until_ready(self, timeout: float = 600.0, progress: Callable[[float], None] | None = None) -> None:
         """Return once every model is ready. Calls `progress` with the seconds waited, each second.
@@ -120,7 +122,7 @@ class TritonServer:
 
     @property
     def http_url(self) -> str:
-        return f"{reachable(self.host)}:{self.http_port}"
+        return f"{reachable(self._addresses[0])}:{self.http_port}"
 
     @property
     def grpc_url(self) -> str:
@@ -128,7 +130,11 @@ class TritonServer:
 
     @property
     def metrics_url(self) -> str:
-        return f"{reachable(self.host)}:{self.metrics_port}"
+        return f"{reachable(self._addresses[1])}:{self.metrics_port}"
+
+    @cached_property
+    def _addresses(self) -> tuple[str, str]:
+        return addresses(self.settings, self.host)
 
     @property
     def session(self) -> "Session":
@@ -146,7 +152,8 @@ class TritonServer:
         self._process = self._session = None
 
     def arguments(self, triton: "Triton") -> list[str]:
-        cache_mib = self.settings.response_cache_mib
+        cache_mib = self.settings.response_cache_mib if self._cached else 0
+        http_host, metrics_host = self._addresses
         return [
             str(triton.binary),
             f"--id={self.settings.name}",
@@ -154,11 +161,11 @@ class TritonServer:
             f"--backend-directory={triton.backends}",
             *([f"--cache-directory={triton.caches}"] if triton.caches.is_dir() else []),
             *([f"--cache-config=local,size={cache_mib << 20}"] if cache_mib else []),
-            f"--http-address={self.host}",
+            f"--http-address={http_host}",
             f"--http-port={self.http_port}",
             f"--grpc-address={self.host}",
             f"--grpc-port={self.grpc_port}",
-            f"--metrics-address={self.host}",
+            f"--metrics-address={metrics_host}",
             f"--metrics-port={self.metrics_port}",
             "--log-verbose=0",
             "--exit-timeout-secs=20",
@@ -166,8 +173,16 @@ class TritonServer:
             "--disable-auto-complete-config",
             # Two servers of one machine must not share region names, and leftovers must be recognised as ours.
             f"--backend-config=python,shm-region-prefix-name={self.shm_prefix}",
+            # 30 s by default: where a busy machine takes longer to start a model's process, Triton 2.51 waits for its end for ever.
+            f"--backend-config=python,stub-timeout-seconds={STUB_TIMEOUT}",
+            *protecting_arguments(self.settings),
             *self.extra_arguments,
         ]
+
+    @property
+    def _cached(self) -> bool:
+        """Whether Triton answers for ``validate`` from its own cache: it would do so without asking for an API key."""
+        return self.settings.response_cache_mib > 0 and self.settings.api_key_file is None
 
     @cached_property
     def settings(self) -> "Settings":
@@ -186,8 +201,7 @@ class TritonServer:
         for path in (path.resolve() for path in self.model_repositories):
             if not path.is_dir():
                 raise LaunchError(f"the model repository {path} is not a folder")
-            cached = self.settings.response_cache_mib > 0
-            served.append(served_repository(path, CONFIGURED, instances=self.settings.validate_instances, cached=cached))
+            served.append(served_repository(path, CONFIGURED, instances=self.settings.validate_instances, cached=self._cached))
         return served
 
     def full_environment(self, triton: "Triton") -> dict[str, str]:
@@ -206,6 +220,8 @@ class TritonServer:
         environment |= self.environment
         if config := environment.get("ANANKE_CONFIG"):
             environment["ANANKE_CONFIG"] = str(Path(config).expanduser().resolve())
+        environment.pop("ANANKE_MANAGEMENT_KEY", None)  # it is Triton's argument, and no model's business
+        environment.pop("VLLM_ALLOW_INSECURE_SERIALIZATION", None)  # vLLM's processes would then send each other pickles
         return environment | {"ANANKE_MODEL": model}
 
     def _end(self) -> str:
@@ -280,99 +296,6 @@ def libpython_folder() -> Path | None:
     if folder and name and (Path(folder) / name).exists():
         return Path(folder)
     return None
-
-
-@dataclass(frozen=True)
-class Session:
-    """A server's processes and shared memory, as any process of the machine can find them.
-
-    Its processes are those of the kernel session that it leads; the time of its start tells it from a later process of the same number.
-    """
-
-    leader: int
-    started: int
-    shm_prefix: str
-
-    @classmethod
-    def of(cls, leader: int, shm_prefix: str) -> "Session":
-        process = read_process(leader)
-        return cls(leader, process.started if process else 0, shm_prefix)
-
-    @property
-    def running(self) -> bool:
-        return self.leader in self.members()
-
-    def members(self) -> list[int]:
-        leader = read_process(self.leader)
-        if leader is not None and self.started and leader.started != self.started:
-            return []
-        return [process.pid for process in processes() if process.session == self.leader and not process.ended]
-
-    def end(self, grace: float) -> None:
-        """SIGTERM to the server, SIGKILL to what is left when the grace is over, and then the shared memory goes. Never raises."""
-        shared = shared_memory_of(self.members())
-        if self.running:
-            send(self.leader, signal.SIGTERM)
-            wait_until(lambda: not self.running, grace)
-        shared |= shared_memory_of(self.members())
-        # A server that ignored the grace has used up its stragglers' time too.
-        wait_until(lambda: not self.members(), 0.0 if self.running else STRAGGLERS_SECONDS)
-        while members := self.members():
-            for pid in members:
-                send(pid, signal.SIGKILL)
-            time.sleep(0.05)
-        self._remove(shared)
-
-    def _remove(self, shared: set[Path]) -> None:
-        # A region that someone else has mapped is theirs: a client's tensors, say.
-        shared -= shared_memory_of([process.pid for process in processes()])
-        for path in shared | set(SHARED_MEMORY.glob(f"*{self.shm_prefix}*")):
-            with suppress(OSError):
-                path.unlink()
-
-
-@dataclass(frozen=True)
-class Process:
-    pid: int
-    session: int
-    started: int
-    ended: bool
-
-
-def processes() -> Iterator[Process]:
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit() and (process := read_process(int(entry.name))):
-            yield process
-
-
-def read_process(pid: int) -> Process | None:
-    fields = stat_fields(pid)
-    if fields is None:
-        return None
-    return Process(pid, session=int(fields[3]), started=int(fields[19]), ended=fields[0] in "ZX")
-
-
-def shared_memory_of(pids: Sequence[int]) -> set[Path]:
-    """The files under /dev/shm that these processes have mapped."""
-    found = set()
-    for pid in pids:
-        with suppress(OSError):
-            for line in Path(f"/proc/{pid}/maps").read_text(errors="replace").splitlines():
-                _, slash, name = line.partition(f" {SHARED_MEMORY}/")
-                if slash and not name.endswith(" (deleted)"):
-                    found.add(SHARED_MEMORY / name)
-    return found
-
-
-def send(pid: int, number: signal.Signals) -> None:
-    with suppress(ProcessLookupError):
-        os.kill(pid, number)
-
-
-def wait_until(condition: Callable[[], bool], seconds: float) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition() and time.monotonic() < deadline:
-        time.sleep(0.05)
 
 
 def is_ready(http_url: str) -> bool:

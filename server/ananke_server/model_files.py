@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from ananke_server.settings import Settings
 
 CURE = "copy the model again"
-_WEIGHTS = ("*.safetensors", "*.bin", "*.pt", "*.gguf")
+_WEIGHTS = ("*.safetensors", "*.bin", "*.pt", "*.pth", "*.gguf")
 _TOKENIZERS = ("tokenizer.json", "tokenizer.model", "*.tiktoken", "vocab.json", "vocab.txt", "tekken.json", "spiece.model")
 _JSON = ("tokenizer.json", "tokenizer_config.json", "generation_config.json", "*.index.json")
 

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from typing import Any
 
+from ananke_server.api_keys import KeyFile
 from ananke_server.launch import LaunchError, resolve_model
-from ananke_server.memory import GIB, Need, free_gpu_memory, free_memory
+from ananke_server.memory import GIB, VISIBLE_GPUS_VARIABLE, Need, free_gpu_memory, free_memory
 from ananke_server.model_files import require_whole
+from ananke_server.protection import require_certificates
 from ananke_server.settings import Settings
 
 CONFIG = "config.json"
@@ -19,15 +22,16 @@ _HUB_SECONDS = 10.0
 
 def require_startable(settings: Settings) -> None:
     """Raises:
-    LaunchError: the model is missing, broken or unfit, the signing key cannot be used, or there is too little memory.
+    LaunchError: the model is missing, broken or unfit, a key or a certificate cannot be used, or there is too little memory.
     """
     from ananke_server.provenance.signing import load_signer
 
     folder = model_folder(settings)
     config = read_config(folder)
+    require_context(settings, config)
+    require_safetensors(settings, folder)
     if Path(resolve_model(settings.model)).is_dir():  # of the hub's cache files may still be missing, and vLLM fetches them
         require_whole(folder, settings)
-    require_context(settings, config)
     try:
         need = Need.of(settings, folder, config, on_cpu=on_cpu())
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as fault:
@@ -35,6 +39,9 @@ def require_startable(settings: Settings) -> None:
     require_memory(settings, need)
     try:
         load_signer(settings)
+        require_certificates(settings)
+        if settings.api_key_file is not None:
+            KeyFile(settings.api_key_file)
     except ValueError as fault:
         raise LaunchError(str(fault)) from None
 
@@ -103,6 +110,15 @@ def require_context(settings: Settings, config: dict[str, Any]) -> None:
         raise LaunchError(f"max_model_len is {asked}, but the model has {longest}: set ANANKE_MAX_MODEL_LEN={longest} or less")
 
 
+def require_safetensors(settings: Settings, folder: Path) -> None:
+    """Raises:
+    LaunchError: the weights are there as pickles alone, which are not read.
+    """
+    pickles = sorted(path.name for pattern in ("*.bin", "*.pt", "*.pth") for path in folder.glob(pattern))
+    if settings.load_format == "safetensors" and pickles and not any(folder.glob("*.safetensors")):
+        raise LaunchError(f"the weights in {folder} are pickles ({pickles[0]}), which can run code: convert them to safetensors")
+
+
 def require_memory(settings: Settings, need: Need) -> None:
     """Raises:
     LaunchError: what is free is less than the model needs; where that cannot be known, nothing.
@@ -113,11 +129,16 @@ def require_memory(settings: Settings, need: Need) -> None:
             cure = "set a smaller ANANKE_CPU_KV_CACHE_GIB or model, or free memory"
             raise LaunchError(f"too little memory: {need} are needed and {free / GIB:.1f} GiB are free; {cure}")
         return
-    gpus = free_gpu_memory()[: settings.tensor_parallel_size]
-    if gpus and len(gpus) < settings.tensor_parallel_size:
-        count = settings.tensor_parallel_size
-        raise LaunchError(f"tensor_parallel_size is {count}, but there are {len(gpus)} GPUs: set ANANKE_TENSOR_PARALLEL_SIZE={len(gpus)}")
-    for index, gpu in enumerate(gpus):
+    gpus = free_gpu_memory()
+    if gpus is None:
+        return
+    count, visible = settings.tensor_parallel_size * settings.pipeline_parallel_size, os.environ.get(VISIBLE_GPUS_VARIABLE)
+    if len(gpus) < count:
+        there = f"there are {len(gpus)} GPUs" if visible is None else f"{VISIBLE_GPUS_VARIABLE}={visible} lets {len(gpus)} GPUs be seen"
+        cure = f"set ANANKE_TENSOR_PARALLEL_SIZE={len(gpus)}" if gpus else "name others by number or UUID (nvidia-smi -L)"
+        asked = "tensor_parallel_size" if settings.pipeline_parallel_size == 1 else "tensor_parallel_size times pipeline_parallel_size"
+        raise LaunchError(f"{asked} is {count}, but {there}: {cure}")
+    for index, gpu in enumerate(gpus[:count]):
         share = settings.gpu_memory_utilization
         budget = gpu.total * share
         asked = f"too little memory on GPU {index}: {budget / GIB:.1f} GiB ({share:g} of all) are"

@@ -68,7 +68,8 @@ class Replayer:
     """vLLM with one model, set up as an engine record says. A context manager; starting takes tens of seconds."""
 
     def __init__(self, model: str, engine: EngineRecord) -> None:
-        values: dict[str, Any] = engine.model_dump(include={"dtype", "runner", "max_model_len", "tensor_parallel_size", "enforce_eager"})
+        shapes = {"dtype", "runner", "max_model_len", "tensor_parallel_size", "pipeline_parallel_size", "enforce_eager"}
+        values: dict[str, Any] = engine.model_dump(include=shapes)
         values |= {"max_num_seqs": 1, "verify_attempts": 1}
         values |= {"signing_key": None, "signing_key_file": None, "provenance_log": None}
         self.settings = Settings(model=model, **values)

@@ -64,7 +64,7 @@ def lose_a_shard(model: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "line"),
     [
-        (lambda model: remove(model, WEIGHTS), "the model folder {} has no weights (*.safetensors, *.bin, *.pt, *.gguf): copy"),
+        (lambda model: remove(model, WEIGHTS), "the model folder {} has no weights (*.safetensors, *.bin, *.pt, *.pth, *.gguf): copy"),
         (cut_weights, "{}/model.safetensors has 269060551 bytes, and its header speaks of 269060552: copy the model again"),
         (lambda model: replace(model, WEIGHTS, b"not weights"), "{}/model.safetensors cannot be read ("),
         (lose_a_shard, "{}/model-00002-of-00002.safetensors is missing, which model.safetensors.index.json names: copy the model again"),

@@ -43,7 +43,8 @@ from ananke_client import (
     RetryPolicy,
 )
 from ananke_client.errors import from_wire
-from ananke_server.launch import PROJECT, STRAGGLERS_SECONDS, TritonServer, wait_until
+from ananke_server.launch import PROJECT, TritonServer
+from ananke_server.session import STRAGGLERS_SECONDS, wait_until
 
 DISK_KIB, CACHE_KIB = 8192, 64
 HOUR = 3600

@@ -23,7 +23,8 @@ from ananke_client import (
     OverloadedError,
     RetryPolicy,
 )
-from ananke_server.launch import TritonServer, wait_until
+from ananke_server.launch import TritonServer
+from ananke_server.session import wait_until
 
 # Eight requests of some 160 tokens need 1,280; the cache holds 512.
 BLOCKS, BLOCK_SIZE, REQUESTS = 16, 32, 8

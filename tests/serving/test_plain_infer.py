@@ -131,6 +131,23 @@ def test_a_refusal_is_typed(plain: Plain, inputs: dict[str, Any], error: str) ->
     assert text.startswith(error)
 
 
+def test_what_it_refuses_by_itself_is_counted_too(plain: Plain, server: TritonServer) -> None:
+    def counted() -> float:
+        lines = httpx.get(f"http://{server.metrics_url}/metrics", trust_env=False).text.splitlines()
+        name = 'ananke_requests_total{kind="unknown",outcome="invalid_request"} '
+        return sum(float(line.removeprefix(name)) for line in lines if line.startswith(name))
+
+    time.sleep(1)  # so that what earlier tests did has been told
+    before = counted()
+    for _ in range(3):
+        plain.refusal({"text_input": "x", "stream": True})
+    end = time.monotonic() + 5
+    while counted() < before + 3:
+        assert time.monotonic() < end, counted()
+        time.sleep(0.1)
+    assert counted() == before + 3
+
+
 def test_parameters_are_checked_as_for_the_ensemble(plain: Plain) -> None:
     assert "unknown input or parameter 'deadlin_ms'; did you mean deadline_ms?" in plain.refusal(LONG, parameters={"deadlin_ms": 5})[1]
     assert "cancel is a command to guided_vllm" in plain.refusal({}, parameters={"cancel": "x"})[1]

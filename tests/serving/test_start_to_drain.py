@@ -18,7 +18,8 @@ import pytest
 from bench import ColdStart, started
 
 from ananke_client import AnankeInferenceClient, AnankeInferenceHTTPClient, ConstraintSpec, GenerationConfig, GenerationResult
-from ananke_server.launch import PROJECT, STRAGGLERS_SECONDS, TritonServer, wait_until
+from ananke_server.launch import PROJECT, TritonServer
+from ananke_server.session import STRAGGLERS_SECONDS, wait_until
 
 pytestmark = pytest.mark.timeout(600)
 DRAINED_SECONDS = 30.0 + STRAGGLERS_SECONDS  # what the chart and deploy.sh count on

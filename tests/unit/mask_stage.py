@@ -27,8 +27,8 @@ from ananke_server.masking.tokenizer import eos_mask
 class MaskStage:
     """The model process's side and the engine's of some mask processes: orders, answers, and steps."""
 
-    def __init__(self, *, rows: int, processes: int, lexer_states: int = MAX_LEXER_STATES) -> None:
-        self.file = BoardFile.create(Size(rows, WORDS, processes))
+    def __init__(self, *, rows: int, processes: int, lexer_states: int, parts: int) -> None:
+        self.file = BoardFile.create(Size(rows, WORDS, processes, parts))
         self.board = self.file.board()
         self.bell = Bell(self.file.bell[1])
         pairs = [socket.socketpair() for _ in range(processes)]
@@ -143,14 +143,16 @@ class MaskStage:
     def masks(self, step: int, asked: Asked) -> dict[int, set[int]]:
         """The tokens that each of a step's masks allows, by logits row, waited for."""
         self.wait(step, asked)
-        masks = self.board.masks[step % PARTS, : asked.masks]
+        masks = self.board.masks[self.board.part(step), : asked.masks]
         return {int(mask[WORDS]): set(allowed_by(mask[:WORDS])) for mask in masks}
 
 
 @contextmanager
-def mask_stage(*, rows: int = 8, processes: int = 1, lexer_states: int = MAX_LEXER_STATES) -> Iterator[MaskStage]:
+def mask_stage(
+    *, rows: int = 8, processes: int = 1, lexer_states: int = MAX_LEXER_STATES, parts: int = PARTS
+) -> Iterator[MaskStage]:
     """Mask processes that have ended afterwards."""
-    stage = MaskStage(rows=rows, processes=processes, lexer_states=lexer_states)
+    stage = MaskStage(rows=rows, processes=processes, lexer_states=lexer_states, parts=parts)
     try:
         yield stage
     finally:

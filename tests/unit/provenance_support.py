@@ -70,6 +70,7 @@ def predicate(**changes: Any) -> dict[str, Any]:
             "quantization": None,
             "max_model_len": 2048,
             "tensor_parallel_size": 1,
+            "pipeline_parallel_size": 1,
             "enforce_eager": True,
         },
         "versions": {"python": "3.11.7", "llguidance": "1.7.6"},

@@ -17,7 +17,7 @@ from cloudcoil.models.keda.v1alpha1 import ScaledObject
 from cloudcoil.models.prometheus_operator.v1 import PodMonitor
 from kserve_types import misfits
 
-from ananke_server import launch
+from ananke_server import session
 from ananke_server.launch import PROJECT
 from ananke_server.settings import Settings, load_settings
 
@@ -27,9 +27,11 @@ KUBERNETES = ("1.29", "1.33", "1.37")
 OPERATORS = {"ScaledObject", "HTTPScaledObject", "PodMonitor"}
 FULL = {
     "image": {"digest": f"sha256:{'0' * 64}", "pullSecrets": [{"name": "registry"}]},
-    "model": {"tensorParallelSize": 4, "revision": "main"},
+    "model": {"tensorParallelSize": 4, "pipelineParallelSize": 2, "revision": "main"},
     "config": {"performance": {"max_num_seqs": 64}},
-    "secrets": {"huggingFace": "hub", "signingKey": "signing"},
+    "secrets": {"huggingFace": "hub", "signingKey": "signing", "apiKeys": "keys"},
+    "tracing": {"endpoint": "http://collector.monitoring:4318"},
+    "networkPolicy": {"egress": [{"to": [{"ipBlock": {"cidr": "192.0.2.7/32"}}], "ports": [{"port": 3128, "protocol": "TCP"}]}]},
     "extraEnv": [{"name": "HF_ENDPOINT", "value": "https://hub.example"}],
     "cache": {"storageClass": "fast", "accessMode": "ReadWriteMany"},
     "metrics": {"podMonitor": {"enabled": True, "labels": {"release": "prometheus"}}},
@@ -141,8 +143,10 @@ def test_the_schema_has_the_keys_of_the_values_and_no_others() -> None:
     [
         ({"repliccas": 2}, "repliccas"),
         ({"model": {"tensorParallelSize": 0}}, "tensorParallelSize"),
+        ({"model": {"pipelineParallelSize": 0}}, "pipelineParallelSize"),
         ({"resources": {"memory": "much"}}, "memory"),
         ({"shutdown": {"graceSeconds": 10}}, "graceSeconds"),
+        ({"tracing": {"endpoint": "collector:4318"}}, "endpoint"),
     ],
 )
 def test_values_that_cannot_be_are_refused(values: dict[str, Any], says: str) -> None:
@@ -160,6 +164,54 @@ def test_values_that_cannot_be_are_refused(values: dict[str, Any], says: str) ->
 def test_scaling_that_could_never_wake_is_refused(values: dict[str, Any], says: str) -> None:
     with pytest.raises(helm.HelmRenderError, match=says):
         render({"autoscaling": values})
+
+
+def variables(*names: str) -> list[dict[str, str]]:
+    return [{"name": name, "value": "1"} for name in names]
+
+
+@pytest.mark.parametrize(
+    ("values", "says"),
+    [
+        ({"config": {"model": {"model": "me/mine"}}}, "config.model.model sets ANANKE_MODEL.*give the value model.name in its place"),
+        ({"config": {"gpu": {"tensor_parallel_size": 2}}}, "model.tensorParallelSize"),
+        ({"config": {"gpu": {"pipeline_parallel_size": 2}}}, "model.pipelineParallelSize"),
+        ({"config": {"preset": "development"}}, "config.preset sets ANANKE_PRESET.*the value preset"),
+        ({"config": {"container": {"start_timeout": 9}}}, "probes.startupSeconds"),
+        ({"config": {"service": {"http_port": 9000}}}, "config.service.http_port.*leave it out"),
+        ({"config": {"service": {"host": "::"}}}, "config.service.host.*leave it out"),
+        ({"config": {"security": {"signing_key": "PRIVATE"}}}, "private key into a ConfigMap.*secrets.signingKey"),
+        ({"config": {"security": {"management_key": "x"}}}, "would put a secret into a ConfigMap"),
+        ({"config": {"security": {"tls_key_file": "/x"}}}, "ANANKE_TLS_KEY_FILE.*secrets.tls"),
+        ({"extraEnv": variables("ANANKE_API_KEY_FILE")}, "secrets.apiKeys"),
+        ({"config": {"provenance": {"digest_cache": "/x"}}}, "would win: give ANANKE_DIGEST_CACHE in extraEnv"),
+        ({"extraEnv": variables("ANANKE_MODEL")}, "extraEnv sets ANANKE_MODEL.*model.name"),
+        ({"extraEnv": variables("OTEL_EXPORTER_OTLP_ENDPOINT")}, "the value tracing.endpoint in its place"),
+        ({"extraEnv": variables("ANANKE_GRPC_PORT")}, "extraEnv sets ANANKE_GRPC_PORT.*leave it out"),
+        (
+            {"extraEnv": variables("ANANKE_MAX_NUM_SEQS"), "config": {"performance": {"max_num_seqs": 5}}},
+            "config.performance.max_num_seqs and ANANKE_MAX_NUM_SEQS of extraEnv are the same setting.*give one",
+        ),
+        (
+            {"extraEnv": variables("ANANKE_LIMITS__BYTES"), "config": {"constraints": {"limits": {"bytes": 5}}}},
+            "config.constraints.limits.bytes and ANANKE_LIMITS__BYTES",
+        ),
+    ],
+)
+def test_what_is_given_twice_is_refused_and_not_silently_overridden(values: dict[str, Any], says: str) -> None:
+    with pytest.raises(helm.HelmRenderError, match=says):
+        render(values)
+
+
+def test_what_is_given_once_is_taken_wherever_it_is(tmp_path: Path) -> None:
+    values = {
+        "extraEnv": [{"name": "ANANKE_LIMITS__BYTES", "value": "9"}, {"name": "ANANKE_SANDBOX_WORKERS", "value": "3"}],
+        "config": {"constraints": {"limits": {"nesting": 5}}, "performance": {"mask_processes": 2}, "container": {"idle_timeout": "none"}},
+    }
+    settings = settings_of(render(values), tmp_path)
+    assert (settings.limits.bytes, settings.limits.nesting) == (9, 5)
+    assert (settings.mask_processes, settings.sandbox_workers, settings.validate_instances) == (2, 3, 8)
+    assert settings.idle_timeout is None, "of preset production it would be 60"
 
 
 # what is promised
@@ -183,13 +235,13 @@ def test_a_pod_is_ready_once_it_has_generated_and_while_its_engine_is_well() -> 
 def test_a_pod_is_killed_only_after_the_server_has_drained(before: int) -> None:
     spec = render({"shutdown": {"preStopSeconds": before, "graceSeconds": 40}})["Deployment"]["spec"]["template"]["spec"]
     stop_grace = 30.0  # of TritonServer.stop
-    assert spec["terminationGracePeriodSeconds"] >= before + stop_grace + launch.STRAGGLERS_SECONDS
+    assert spec["terminationGracePeriodSeconds"] >= before + stop_grace + session.STRAGGLERS_SECONDS
     assert spec["containers"][0]["lifecycle"]["preStop"]["exec"]["command"] == ["sleep", str(before)]
 
 
 def test_a_replica_asks_for_as_many_gpus_as_share_the_model() -> None:
     made = container(render(FULL))
-    assert made["resources"]["limits"]["nvidia.com/gpu"] == made["resources"]["requests"]["nvidia.com/gpu"] == 4
+    assert made["resources"]["limits"]["nvidia.com/gpu"] == made["resources"]["requests"]["nvidia.com/gpu"] == 8
     assert {"name": "ANANKE_TENSOR_PARALLEL_SIZE", "value": "4"} in made["env"]
 
 
@@ -198,7 +250,31 @@ def test_secrets_are_named_and_never_held() -> None:
     assert "Secret" not in manifests
     token = next(variable for variable in container(manifests)["env"] if variable["name"] == "HF_TOKEN")
     assert token == {"name": "HF_TOKEN", "valueFrom": {"secretKeyRef": {"name": "hub", "key": "token"}}}
-    assert "signing" in [volume.get("secret", {}).get("secretName") for volume in pod(manifests)["volumes"]]
+    named = {volume.get("secret", {}).get("secretName") for volume in pod(manifests)["volumes"]}
+    assert {"signing", "keys"} <= named
+
+
+def test_with_api_keys_the_pod_asks_itself_with_one_and_the_file_alone_is_mounted() -> None:
+    manifests = render(FULL)
+    made = {variable["name"]: variable for variable in container(manifests)["env"]}
+    assert made["ANANKE_API_KEY_FILE"]["value"] == "/run/secrets/ananke-keys/api_keys"
+    assert made["ANANKE_API_KEY"]["valueFrom"] == {"secretKeyRef": {"name": "keys", "key": "probe"}}
+    (keys,) = [volume["secret"] for volume in pod(manifests)["volumes"] if volume["name"] == "api-keys"]
+    assert keys["items"] == [{"key": "api_keys", "path": "api_keys"}]
+    assert "ANANKE_API_KEY" not in {variable["name"] for variable in container(render({}))["env"]}
+    tested = render({"secrets": {"apiKeys": "keys"}})["Pod"]["spec"]["containers"][0]
+    assert tested["env"] == [made["ANANKE_API_KEY"]]
+
+
+def test_with_a_certificate_grpc_is_encrypted_and_nothing_outside_calls_http() -> None:
+    manifests = render({"secrets": {"tls": "certificate"}})
+    made = {variable["name"]: variable.get("value") for variable in container(manifests)["env"]}
+    assert made["ANANKE_TLS_CERTIFICATE_FILE"] == "/run/secrets/ananke-tls/tls.crt"
+    assert made["ANANKE_TLS_KEY_FILE"] == "/run/secrets/ananke-tls/tls.key"
+    assert manifests["Service"]["spec"]["ports"][1]["appProtocol"] == "https"
+    assert "Pod" not in manifests
+    for kind in manifests:
+        kubernetes_validate.validate(manifests[kind], KUBERNETES[-1], strict=True)
 
 
 def pod(manifests: dict[str, Any]) -> dict[str, Any]:
@@ -229,6 +305,37 @@ def test_metrics_are_for_monitoring_alone_and_a_policy_without_peers_lets_nobody
     assert {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "keda"}}} in waking
 
 
+@pytest.mark.parametrize(
+    ("endpoint", "port"),
+    [
+        ("http://collector.monitoring:4317", 4317),
+        ("https://traces.example/otlp", 443),
+        ("http://collector", 80),
+        ("http://[2001:db8::1]:7", 7),
+    ],
+)
+def test_traces_are_let_out_to_where_they_are_sent(endpoint: str, port: int) -> None:
+    values = {"tracing": {"endpoint": endpoint}, "networkPolicy": {"hub": False}}
+    manifests = render(values)
+    assert {"name": "OTEL_EXPORTER_OTLP_ENDPOINT", "value": endpoint} in container(manifests)["env"]
+    assert {each["port"] for rule in manifests["NetworkPolicy"]["spec"]["egress"] for each in rule["ports"]} == {53, port}
+
+
+def test_further_ways_out_are_let_through() -> None:
+    assert FULL["networkPolicy"]["egress"][0] in render(FULL)["NetworkPolicy"]["spec"]["egress"]
+
+
+def test_kserve_probes_as_the_chart_does_within_the_deadline() -> None:
+    runtime, service = (yaml.safe_load((KSERVE / f"{name}.yaml").read_text()) for name in ("serving-runtime", "inference-service"))
+    probes, charts = runtime["spec"]["containers"][0], container(render({}))
+    for name in ("startupProbe", "readinessProbe", "livenessProbe"):
+        assert probes[name]["exec"] == charts[name]["exec"]
+        assert "initialDelaySeconds" not in probes[name]
+    assert probes["livenessProbe"] == charts["livenessProbe"]
+    deadline = int(service["metadata"]["annotations"]["serving.knative.dev/progress-deadline"].removesuffix("s"))
+    assert probes["startupProbe"]["periodSeconds"] * probes["startupProbe"]["failureThreshold"] < deadline
+
+
 def test_scaling_leaves_the_number_of_replicas_alone() -> None:
     assert render({})["Deployment"]["spec"]["replicas"] == 1
     for variant in ("full", "http"):
@@ -244,12 +351,22 @@ def test_two_releases_in_one_namespace_share_nothing() -> None:
 # agreement with the server
 
 
+def ours(manifests: dict[str, Any]) -> dict[str, str]:
+    """The variables of the server's settings."""
+    written = [variable for variable in container(manifests)["env"] if "value" in variable]
+    return {variable["name"]: variable["value"] for variable in written if variable["name"].startswith("ANANKE_")}
+
+
+def settings_of(manifests: dict[str, Any], folder: Path) -> Settings:
+    (folder / "config.yaml").write_text(manifests["ConfigMap"]["data"]["config.yaml"])
+    return load_settings(ours(manifests) | {"ANANKE_CONFIG": str(folder / "config.yaml")})
+
+
 def test_the_server_takes_the_settings_that_it_is_given(tmp_path: Path) -> None:
     manifests = render(FULL)
-    (tmp_path / "config.yaml").write_text(manifests["ConfigMap"]["data"]["config.yaml"])
-    given = {variable["name"]: variable["value"] for variable in container(manifests)["env"] if variable["name"].startswith("ANANKE_")}
-    settings = load_settings(given | {"ANANKE_CONFIG": str(tmp_path / "config.yaml")})
-    assert (settings.tensor_parallel_size, settings.max_num_seqs, settings.mask_processes) == (4, 64, 12)
+    given, settings = ours(manifests), settings_of(manifests, tmp_path)
+    assert (settings.tensor_parallel_size, settings.pipeline_parallel_size) == (4, 2)
+    assert (settings.max_num_seqs, settings.mask_processes) == (64, 12)
     assert settings.log_format == "json", "of preset production"
     assert given.keys() - {"ANANKE_CONFIG"} <= {f"ANANKE_{name.upper()}" for name in Settings.model_fields}
 

@@ -186,6 +186,7 @@ def test_a_cut_without_a_constraint_is_noted(answer) -> None:
         (400, "[unsupported_constraint] no", REFUSED),
         (400, "[constraint_too_large] no", REFUSED),
         (400, "[invalid_request] no", USAGE),
+        (400, "[unauthenticated] no", USAGE),
         (500, "[dead_end] no", REFUSED),
         (500, "[verification_failed] no", REFUSED),
         (503, "[overloaded] no", UNAVAILABLE),

@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-import datetime
-import ipaddress
-
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
+from certificates import certificates
 from four_clients import FOUR, make_client
 from triton_support import Script, serving
 
@@ -19,42 +14,13 @@ from ananke_client.http_codec import base_url_of
 ONCE = RetryPolicy(attempts=1)
 
 
-def certificate(folder, name, issuer=None, authority=False):
-    """Writes a key and a certificate for 127.0.0.1 and returns the files and the objects."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
-    now = datetime.datetime.now(datetime.UTC)
-    builder = (
-        x509.CertificateBuilder()
-        .subject_name(subject)
-        .issuer_name(issuer[0].subject if issuer else subject)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(days=1))
-        .not_valid_after(now + datetime.timedelta(days=1))
-        .add_extension(x509.BasicConstraints(ca=authority, path_length=None), critical=True)
-        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), critical=False)
-    )
-    made = builder.sign(issuer[1] if issuer else key, hashes.SHA256())
-    files = folder / f"{name}.pem", folder / f"{name}.key"
-    files[0].write_bytes(made.public_bytes(serialization.Encoding.PEM))
-    plain = serialization.NoEncryption()
-    files[1].write_bytes(key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, plain))
-    return (made, key), *map(str, files)
-
-
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("tls")
-    authority, authority_file, _ = certificate(folder, "authority", authority=True)
-    other, other_file, _ = certificate(folder, "other", authority=True)
-    return {
-        "authority": authority_file,
-        "other": other_file,
-        "server": certificate(folder, "server", authority)[1:],
-        "client": certificate(folder, "client", authority)[1:],
-        "stranger": certificate(folder, "stranger", other)[1:],
-    }
+    return certificates(tmp_path_factory.mktemp("tls"))
+
+
+def pair_of(holder):
+    return holder.certificate, holder.key
 
 
 @pytest.fixture
@@ -69,12 +35,12 @@ def kind(request):
 
 @pytest.fixture
 def port(script, kind, files):
-    with serving(script, kind.split("-")[0], certificates=(files["authority"], *files["server"])) as port:
+    with serving(script, kind.split("-")[0], certificates=(files["authority"].certificate, *pair_of(files["server"]))) as port:
         yield port
 
 
 def test_mutual_tls(kind, port, files, script):
-    tls = TLSConfig(ca_file=files["authority"], certificate_file=files["client"][0], key_file=files["client"][1])
+    tls = TLSConfig(ca_file=files["authority"].certificate, certificate_file=files["client"].certificate, key_file=files["client"].key)
     with make_client(kind, port, tls=tls, timeout=10, retry=ONCE) as client:
         assert client.generate("words 2").text == "".join(script.words("words 2"))
         assert list(client.generate_stream("words 3")) == script.words("words 3")
@@ -83,8 +49,8 @@ def test_mutual_tls(kind, port, files, script):
 
 @pytest.mark.parametrize(("authority", "own"), [("authority", None), ("authority", "stranger"), ("other", "client"), (None, "client")])
 def test_who_is_not_trusted_gets_nothing(kind, port, files, script, authority, own):
-    pair = files[own] if own else (None, None)
-    tls = TLSConfig(ca_file=files[authority] if authority else None, certificate_file=pair[0], key_file=pair[1])
+    pair = pair_of(files[own]) if own else (None, None)
+    tls = TLSConfig(ca_file=files[authority].certificate if authority else None, certificate_file=pair[0], key_file=pair[1])
     with make_client(kind, port, tls=tls, timeout=10, retry=ONCE) as client, pytest.raises(EngineUnavailableError):
         client.generate("words 2")
     assert not script.tries
@@ -107,6 +73,8 @@ def test_the_key_and_headers_go_with_every_call(kind, script, monkeypatch):
         with make_client(kind, port) as client:
             client.generate("words 2")
             assert "from the environment" not in repr(vars(client))
+    if kind.startswith("http"):
+        assert script.keys == ["s3cret"] * 2 + ["from the environment"], "Triton hands no header of /generate to a model"
     assert [headers.get("x-api-key") for headers in script.headers] == ["s3cret"] * 3 + ["from the environment"]
     assert [headers.get("x-team") for headers in script.headers] == ["a b"] * 3 + [None]
 

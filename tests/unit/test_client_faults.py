@@ -242,7 +242,23 @@ def test_a_deadline_that_the_server_missed_cancels(client, script, monkeypatch):
         monkeypatch.setattr(f"ananke_client.{module}.GRACE", 0.1)
     with pytest.raises(DeadlineExceededError):
         client.generate("silent", timeout=0.2)
-    assert script.commands == [("cancel", script.attempts[0])]
+    wait_until(lambda: script.commands == [("cancel", script.attempts[0])])
+
+
+def test_a_server_that_answers_nothing_costs_no_more_than_timeout_and_grace(kind, monkeypatch):
+    for module in ("grpc_transport", "http_transport"):
+        monkeypatch.setattr(f"ananke_client.{module}.GRACE", 0.1)
+    with (
+        serving(Script(), kind.split("-")[0]) as port,
+        FaultProxy(port, faults=0, seed=0) as proxy,
+        make_client(kind, proxy.port) as client,
+    ):
+        client.generate("words 2")
+        proxy.stall()
+        begun = time.monotonic()
+        with pytest.raises(DeadlineExceededError):
+            client.generate("words 2", timeout=0.3)
+        assert time.monotonic() - begun < 3
 
 
 def test_what_the_server_has_ended_is_not_cancelled(client, script):
@@ -293,19 +309,16 @@ def test_open_streams_renew_their_leases(client, script, monkeypatch):
     with client.generate_stream("hang") as stream, client.generate_stream("hang") as other:
         next(stream)
         next(other)
-        time.sleep(0.5)
-        renewed = list(script.commands)
-        assert set(renewed) == {("renew", name) for name in script.attempts[1:]}
-        assert 4 <= len(renewed) <= 10
+        wait_until(lambda: len(script.commands) >= 6)
+        assert set(script.commands) == {("renew", name) for name in script.attempts[1:]}
     time.sleep(0.3)
     ended = list(script.commands)
-    assert [verb for verb, _ in ended[-2:]] == ["cancel", "cancel"]
+    assert {name for verb, name in ended if verb == "cancel"} == set(script.attempts[1:])
     time.sleep(0.3)
     assert script.commands == ended
     with client.generate_stream("hang") as stream:
         next(stream)
-        time.sleep(0.3)
-    assert ("renew", script.attempts[3]) in script.commands
+        wait_until(lambda: ("renew", script.attempts[3]) in script.commands)
 
 
 def test_a_stream_that_nobody_holds_is_cancelled(client, script, monkeypatch):
@@ -314,8 +327,7 @@ def test_a_stream_that_nobody_holds_is_cancelled(client, script, monkeypatch):
     next(stream)
     del stream
     gc.collect()
-    time.sleep(0.5)
-    assert script.commands == [("cancel", script.attempts[0])]
+    wait_until(lambda: ("cancel", script.attempts[0]) in script.commands)
 
 
 def test_a_closed_client_cancels_what_nobody_holds(client, script):
@@ -325,3 +337,10 @@ def test_a_closed_client_cancels_what_nobody_holds(client, script):
     gc.collect()
     client.close()
     assert script.commands == [("cancel", script.attempts[0])]
+
+
+def wait_until(holds, seconds=5.0):
+    end = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < end
+        time.sleep(0.01)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
@@ -25,6 +26,7 @@ from ananke_server.settings.sections import SECTIONS
 from ananke_server.settings.sources import read_config
 
 Load = Callable[..., Settings]
+SECONDS = ("request_timeout", "idle_timeout", "start_timeout")
 NAMES = [name for section in SECTIONS.values() for name in section.model_fields]
 
 
@@ -45,14 +47,35 @@ class TestLayers:
         text = "preset: development\ngpu: {gpu_profile: a100-40gb}\n"
         assert load("gpu: {gpu_profile: a100-40gb}\n").max_num_seqs == 128
         assert load(text).max_num_seqs == 32
-        assert load(text + "performance: {max_num_seqs: 7}\n").max_num_seqs == 7
-        assert load(text + "performance: {max_num_seqs: 7}\n", MAX_NUM_SEQS="3").max_num_seqs == 3
+        assert load(text + "performance: {max_num_seqs: 27}\n").max_num_seqs == 27
+        assert load(text + "performance: {max_num_seqs: 27}\n", MAX_NUM_SEQS="23").max_num_seqs == 23
         assert load().max_num_seqs == Settings(model="m").max_num_seqs == 256
 
     def test_a_preset_and_a_profile_can_come_from_the_environment(self, load: Load) -> None:
         settings = load(PRESET="production", GPU_PROFILE="a100-80gb")
         assert (settings.log_format, settings.provenance_log_fsync) == ("json", "always")
         assert (settings.gpu_memory_utilization, settings.max_model_len, settings.max_num_seqs) == (0.92, 16384, 256)
+
+    @pytest.mark.parametrize("none", ["null", "~", "", "none", "'null'"])
+    def test_a_file_sets_a_presets_value_back_to_none(self, load: Load, none: str) -> None:
+        assert load("preset: production\n").idle_timeout == 60
+        settings = load(f"preset: production\ncontainer: {{idle_timeout: {none}}}\nprovenance: {{provenance_log: {none}}}\n")
+        assert (settings.idle_timeout, settings.provenance_log, settings.log_format) == (None, None, "json")
+
+    @pytest.mark.parametrize("none", ["none", "null"])
+    def test_a_variable_sets_what_is_weaker_back_to_none(self, load: Load, none: str) -> None:
+        text = "preset: production\nperformance: {enforce_eager: true}\nsecurity: {signing_key_file: key.pem}\n"
+        settings = load(text, IDLE_TIMEOUT=none, PROVENANCE_LOG=none, ENFORCE_EAGER=none, SIGNING_KEY_FILE=none)
+        assert (settings.idle_timeout, settings.provenance_log) == (None, None)
+        assert (settings.enforce_eager, settings.signing_key_file) == (None, None)
+        assert load(text, PRESET=none).log_format == "text"
+        assert load(text, IDLE_TIMEOUT="").idle_timeout == 60, "an empty variable is left out"
+
+    def test_what_cannot_be_none_keeps_the_word_or_its_weaker_value(self, load: Load) -> None:
+        assert load("gpu: {gpu_profile: a100-40gb}\nperformance: {max_num_seqs: null}\n").max_num_seqs == 128
+        assert load(NAME="none").name == "none"
+        with pytest.raises(ConfigError, match="ANANKE_MAX_PENDING=none: it should be a valid integer"):
+            load(MAX_PENDING="none")
 
     def test_nested_keys_are_laid_over_each_other_one_by_one(self, load: Load) -> None:
         text = "constraints: {limits: {bytes: 1000, nesting: 9}, kinds: {regex: off}}\n"
@@ -102,6 +125,11 @@ class TestLayers:
         ("gpu: {gpu_profile: h100}", {}, "FILE: gpu.gpu_profile=h100: it should be 'a100-40gb' or 'a100-80gb'"),
         ("model: {enable_lora: true}", {}, "FILE: model.enable_lora=True: LoRA adapters are not served: .*"),
         ("", {"ENGINE_ARGS": '{"enable_lora": true}'}, "ANANKE_ENGINE_ARGS: LoRA adapters are not served: .*"),
+        *((f"container: {{{name}: .inf}}", {}, f"FILE: container.{name}=inf: it should be a finite number") for name in SECONDS),
+        *(("", {name.upper(): "nan"}, f"ANANKE_{name.upper()}=nan: it should be a finite number") for name in SECONDS),
+        ("", {"GPU_MEMORY_UTILIZATION": "nan"}, "ANANKE_GPU_MEMORY_UTILIZATION=nan: it should be a finite number"),
+        ("constraints: {limits: {compile_seconds: .inf}}", {}, "FILE: .*compile_seconds=inf: it should be a finite number"),
+        ("", {"ENGINE_ARGS": '{"max_num_seqs": 4}'}, "ANANKE_ENGINE_ARGS: max_num_seqs would go behind the setting of that name: .*"),
         ("security: {signing_key: [top-secret]}", {}, "FILE: security.signing_key: it should be a valid string"),
     ],
 )
@@ -112,6 +140,34 @@ def test_a_fault_is_one_line_that_says_where_and_what(
         load(text, **variables)
     pattern = re.escape(line).replace(r"\.\*", ".*").replace("FILE", re.escape(str(tmp_path / "config.yaml")))
     assert re.fullmatch(pattern, str(fault.value)), str(fault.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "variables", "line"),
+    [
+        ("", {"HTTP_PORT": "9000", "GRPC_PORT": "9000"}, "ANANKE_HTTP_PORT=9000, ANANKE_GRPC_PORT=9000: these are the same port: .*"),
+        ("monitoring: {metrics_port: 8001}", {}, "grpc_port=8001, FILE: monitoring.metrics_port=8001: these are the same port: .*"),
+        (
+            "preset: development",
+            {"MAX_NUM_SEQS": "3"},
+            "preset development: container.concurrency=10, ANANKE_MAX_NUM_SEQS=3: more requests cannot be .* share a step: .*",
+        ),
+        ("container: {concurrency: 9, max_pending: 8}", {}, "FILE: .*concurrency=9, FILE: .*max_pending=8: .* than are admitted: .*"),
+        ("logging: {log_content: true}", {"LOG_LEVEL": "ERROR"}, "FILE: .*log_content=True, ANANKE_LOG_LEVEL=ERROR: .* none would be: .*"),
+        ("provenance: {provenance_log_content: true}", {}, "FILE: .*provenance_log_content=True, provenance_log: there is no log .*"),
+    ],
+)
+def test_settings_that_contradict_each_other_are_told_with_their_places(
+    load: Load, tmp_path: Path, text: str, variables: Mapping[str, str], line: str
+) -> None:
+    test_a_fault_is_one_line_that_says_where_and_what(load, tmp_path, text, variables, line)
+
+
+def test_contradictions_are_none_once_either_side_gives_way(load: Load) -> None:
+    assert load("preset: development", MAX_NUM_SEQS="3", CONCURRENCY="none").concurrency is None
+    assert load("preset: development", MAX_NUM_SEQS="10").concurrency == 10
+    assert load("logging: {log_content: true}", LOG_LEVEL="DEBUG").log_content is True
+    assert load("provenance: {provenance_log_content: true}", PROVENANCE_LOG="x").provenance_log_content is True
 
 
 def test_a_named_file_must_be_there(tmp_path: Path) -> None:
@@ -130,6 +186,9 @@ class TestEffective:
         assert rows["limits.bytes"] == Effective("constraints", "limits.bytes", 8, "ANANKE_LIMITS__BYTES")
         assert (rows["limits.enum"].origin, rows["limits.rules"].origin) == (file, "default")
         assert (rows["log_format"].origin, rows["preset"].origin) == ("preset production", file)
+        monkeypatch.setenv("ANANKE_IDLE_TIMEOUT", "none")
+        rows = {row.key: row for row in effective(load_settings())}
+        assert rows["idle_timeout"] == Effective("container", "idle_timeout", None, "ANANKE_IDLE_TIMEOUT")
         assert {row.partition(".")[0] for row in rows} == {"preset", *NAMES}
 
     def test_make_config_shows_no_secret_and_warns_of_a_near_name(self) -> None:
@@ -143,13 +202,60 @@ class TestEffective:
         assert shown.stderr == "config: ANANKE_MAX_NUM_SEQ is no setting: did you mean ANANKE_MAX_NUM_SEQS?\n"
 
 
+def is_edited(file: Path) -> bool:
+    """Whether a config.yaml is its owner's own by now: it is gone, sets something, cannot be read, or differs from the commit's."""
+    try:
+        if read_config(file):
+            return True
+    except ConfigError:
+        return True
+    if shutil.which("git") is None:
+        return False
+    status = ["git", "status", "--porcelain", "--untracked-files=no", "--", file.name]
+    return bool(subprocess.run(status, cwd=file.parent, capture_output=True).stdout)  # nothing where there is no repository
+
+
 class TestReference:
-    def test_config_yaml_and_the_tables_are_as_made(self) -> None:
-        assert CONFIG.read_text() == config_text(), "run scripts/write_config.py"
+    def test_the_tables_are_as_made(self) -> None:
         assert DOCUMENT.read_text() == document(DOCUMENT.read_text()), "run scripts/write_config.py"
 
-    def test_as_it_lies_it_sets_nothing(self) -> None:
-        assert read_config(CONFIG) == {}
+    def test_config_yaml_is_as_made_unless_somebody_has_edited_it(self) -> None:
+        as_made = CONFIG.is_file() and CONFIG.read_text() == config_text()
+        assert as_made or is_edited(CONFIG), "run scripts/write_config.py"
+
+    @pytest.mark.parametrize(
+        ("old", "new"),
+        [
+            ("#max_num_seqs: 256", "max_num_seqs: 64"),
+            ("#max_num_seqs: 256", "#max_num_seqs: 64"),
+            ("#preset: null", "preset:"),
+            ("#preset: null", "preset: ["),
+            ("performance:", "a note of mine:"),
+        ],
+    )
+    def test_an_edited_file_is_known_as_one(self, tmp_path: Path, old: str, new: str) -> None:
+        file = tmp_path / "config.yaml"
+        subprocess.run(["git", "init", "-q", tmp_path], check=True)
+        file.write_text(config_text())
+        git = ["git", "-C", tmp_path, "-c", "user.name=t", "-c", "user.email=t@example.org"]
+        subprocess.run([*git, "add", "config.yaml"], check=True)
+        subprocess.run([*git, "commit", "-qm", "shipped"], check=True)
+        assert not is_edited(file)
+        file.write_text(config_text().replace(old, new))
+        assert is_edited(file)
+        file.unlink()
+        assert is_edited(file)
+
+    def test_a_file_that_sets_something_is_edited_even_where_it_is_committed_or_no_repository_tells(self, tmp_path: Path) -> None:
+        file = tmp_path / "config.yaml"
+        file.write_text(config_text())
+        assert not is_edited(file)
+        file.write_text(config_text().replace("#max_num_seqs: 256", "max_num_seqs: 64"))
+        assert is_edited(file)
+
+    def test_as_made_it_sets_nothing(self, tmp_path: Path) -> None:
+        (tmp_path / "made.yaml").write_text(config_text())
+        assert read_config(tmp_path / "made.yaml") == {}
 
     def test_its_keys_hold_the_defaults(self, tmp_path: Path) -> None:
         file = tmp_path / "all.yaml"
@@ -160,7 +266,7 @@ class TestReference:
             section: list(settings.model_fields) for section, settings in SECTIONS.items()
         }
         assert content["constraints"]["kinds"].keys() == set(KINDS)
-        assert load_settings({"ANANKE_CONFIG": str(file)}).model_dump() == load_settings({}).model_dump()
+        assert load_settings({"ANANKE_CONFIG": str(file)}).model_dump() == load_settings({"ANANKE_CONFIG": os.devnull}).model_dump()
 
     def test_every_key_is_described(self) -> None:
         for line, before in zip(config_text().splitlines()[1:], config_text().splitlines(), strict=False):

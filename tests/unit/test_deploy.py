@@ -23,15 +23,17 @@ from ananke_server.settings import load_settings
 
 SCRIPT = str(PROJECT / "scripts" / "deploy.sh")
 SECRETS = {"NGC_API_KEY": "ngc-secret-4711", "HF_TOKEN": "hf-secret-0815"}
-H100 = "0, 81559, 81000, 580.95.05, NVIDIA H100 80GB HBM3"
-A10 = "0, 23028, 22500, 580.95.05, NVIDIA A10"
+H100 = "0, 81559, 81000, 580.95.05, GPU-0, NVIDIA H100 80GB HBM3"
+H100_IN_USE = H100.replace("81000", "8000")
+A10 = "0, 23028, 22500, 580.95.05, GPU-0, NVIDIA A10"
+REPLACED = ["build", "stop", "rm", "rename", "run", "rm", "rm", "volume"]
 
 # Notes each call with its environment's secrets and its standard input, and plays the scenario of $SCENE.
 DOCKER = f"""#!{sys.executable}
 import json, os, sys, pathlib
 scene = json.loads(os.environ["SCENE"])
 verb, *rest = sys.argv[1:]
-stdin = sys.stdin.read() if "--password-stdin" in rest else None
+stdin = sys.stdin.read() if {{"--password-stdin", "--interactive"}} & set(rest) else None
 env = {{name: os.environ[name] for name in ("HF_TOKEN", "ANANKE_SIGNING_KEY") if name in os.environ}}
 with open(os.environ["CALLS"], "a") as calls:
     calls.write(json.dumps({{"argv": sys.argv[1:], "stdin": stdin, "env": env}}) + "\\n")
@@ -44,6 +46,11 @@ elif verb == "inspect" and "RestartCount" in rest[1]:
     print(scene.get("state", "running 0"))
 elif verb == "inspect":
     print(scene["container"]) if "container" in scene else sys.exit("Error: No such object")
+elif verb == "top":
+    print("PID", *scene.get("pids", []), sep="\\n")
+elif verb == "port":
+    for port in scene.get("ports", []):
+        print(f"8000/tcp -> 127.0.0.1:{{port}}")
 elif verb == "exec":
     sys.exit(0 if tries >= scene.get("ready_after", 1) else 1)
 elif verb == "logs":
@@ -59,9 +66,18 @@ class Machine:
     calls_file: Path
     environment: dict[str, str]
 
-    def deploy(self, *options: str, code: int = 0, gpus: str = H100, free_gib: int = 500, scene: dict | None = None, **environment: str):
-        """Its output, standard error included; the script has to exit with ``code``."""
-        self.prepare(gpus, free_gib)
+    def deploy(
+        self,
+        *options: str,
+        code: int = 0,
+        gpus: str = H100,
+        held: str = "",
+        free_gib: int = 500,
+        scene: dict | None = None,
+        **environment: str,
+    ):
+        """Its output, standard error included; the script has to exit with ``code``. ``held``: what nvidia-smi tells of processes."""
+        self.prepare(gpus, free_gib, held)
         done = subprocess.run(
             [SCRIPT, *options],
             env=self.environment | {"SCENE": json.dumps(scene or {})} | environment,
@@ -76,8 +92,9 @@ class Machine:
             assert re.search(r"^deploy: ", done.stdout, re.MULTILINE), done.stdout
         return done.stdout
 
-    def prepare(self, gpus: str, free_gib: int) -> None:
-        self.write("nvidia-smi", f"#!/bin/sh\ncat <<'GPUS'\n{gpus}\nGPUS\n")
+    def prepare(self, gpus: str, free_gib: int, held: str = "") -> None:
+        apps = f"case $* in *query-compute-apps*) printf '{held}'; exit;; esac"
+        self.write("nvidia-smi", f"#!/bin/sh\n{apps}\ncat <<'GPUS'\n{gpus}\nGPUS\n")
         self.write("df", f"#!/bin/sh\necho header\necho disk 1 1 {free_gib * 1024**2} 1 /\n")
 
     def write(self, name: str, text: str) -> None:
@@ -89,10 +106,10 @@ class Machine:
         return [call for call in map(json.loads, lines) if not verb or call["argv"][0] == verb]
 
     def changes(self) -> list[str]:
-        return [call["argv"][0] for call in self.calls() if call["argv"][0] not in ("info", "inspect", "exec", "logs")]
+        return [call["argv"][0] for call in self.calls() if call["argv"][0] not in ("info", "inspect", "exec", "logs", "top", "port")]
 
     def run_options(self) -> list[str]:
-        return self.calls("run")[0]["argv"]
+        return next(call["argv"] for call in self.calls("run") if "--detach" in call["argv"])
 
 
 @pytest.fixture
@@ -132,7 +149,7 @@ def test_production_is_built_run_and_seen_generating(machine: Machine, unattende
     assert argv[-1] == "ananke-triton"
     assert value_of(argv, "--gpus") == ['"device=0"']
     assert value_of(argv, "--restart") == ["unless-stopped"]
-    settings = load_settings(dict(setting.split("=", 1) for setting in value_of(argv, "--env")))
+    settings = load_settings({"ANANKE_CONFIG": os.devnull} | dict(setting.split("=", 1) for setting in value_of(argv, "--env")))
     assert (settings.preset, settings.model) == ("production", "Qwen/Qwen2.5-Coder-7B-Instruct")
     volumes = {"models": "/var/cache/ananke/models", "compile": "/var/cache/ananke/compile", "state": "/var/lib/ananke"}
     assert set(value_of(argv, "--volume")) == {f"ananke-{name}:{path}" for name, path in volumes.items()}
@@ -161,19 +178,138 @@ def test_credentials_are_never_on_a_command_line(machine: Machine, unattended: l
         assert all(secret not in word for call in machine.calls() for word in call["argv"])
 
 
-def test_settings_of_the_environment_are_handed_on_by_name(machine: Machine, unattended: list[str], tmp_path: Path) -> None:
-    (tmp_path / "key.pem").write_text("PRIVATE")
-    machine.deploy(
-        *(*unattended, "--mode", "prod"),
-        ANANKE_MAX_NUM_SEQS="64",
-        ANANKE_HTTP_PORT="9",
-        ANANKE_SIGNING_KEY_FILE=str(tmp_path / "key.pem"),
-    )
+def test_settings_of_the_environment_are_handed_on_by_name(machine: Machine, unattended: list[str]) -> None:
+    machine.deploy(*unattended, "--mode", "prod", ANANKE_MAX_NUM_SEQS="64", ANANKE_HTTP_PORT="9", ANANKE_RUN_DIR="/here")
     handed = value_of(machine.run_options(), "--env")
-    assert {"ANANKE_MAX_NUM_SEQS", "ANANKE_SIGNING_KEY"} < set(handed)
+    assert "ANANKE_MAX_NUM_SEQS" in handed
     assert "ANANKE_HTTP_PORT=8000" in handed, "the container's ports are not the machine's"
-    assert not [name for name in handed if name == "ANANKE_HTTP_PORT" or "FILE" in name]
-    assert machine.calls("run")[0]["env"]["ANANKE_SIGNING_KEY"] == "PRIVATE"
+    assert not {"ANANKE_HTTP_PORT", "ANANKE_RUN_DIR"} & set(handed)
+
+
+@pytest.mark.parametrize("by", ["file", "text", "configuration"])
+def test_the_signing_key_is_a_file_in_the_container_and_in_nothing_that_docker_shows(
+    machine: Machine, unattended: list[str], tmp_path: Path, by: str
+) -> None:
+    (tmp_path / "key.pem").write_text("BEGIN\nPRIVATE\n")
+    (tmp_path / "config.yaml").write_text(f"security:\n  signing_key_file: {tmp_path}/key.pem\n")
+    options, given = {
+        "file": ([], {"ANANKE_SIGNING_KEY_FILE": str(tmp_path / "key.pem")}),
+        "text": ([], {"ANANKE_SIGNING_KEY": "BEGIN\\nPRIVATE"}),
+        "configuration": (["--config", str(tmp_path / "config.yaml")], {}),
+    }[by]
+    said = machine.deploy(*unattended, "--mode", "prod", *options, **given)
+    assert machine.changes() == ["build", "run", "run"]
+    put, run = machine.calls("run")
+    assert put["stdin"] == "BEGIN\nPRIVATE\n"
+    assert value_of(put["argv"], "--volume") == ["ananke-keys:/run/secrets/ananke"]
+    assert "umask 077" in put["argv"][-1]
+    assert "chown -R 10001:10001" in put["argv"][-1]
+    assert "ananke-keys:/run/secrets/ananke:ro" in value_of(run["argv"], "--volume")
+    assert "ANANKE_SIGNING_KEY_FILE=/run/secrets/ananke/signing_key_file" in value_of(run["argv"], "--env")
+    assert not [word for call in machine.calls() for word in call["argv"] if "PRIVATE" in word or word == "ANANKE_SIGNING_KEY"]
+    assert "PRIVATE" not in said
+
+
+def test_a_key_that_the_configuration_holds_is_the_only_one(machine: Machine, unattended: list[str], tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text("security: {signing_key: here}\n")
+    (tmp_path / "key.pem").write_text("PRIVATE")
+    ambient = {"ANANKE_SIGNING_KEY_FILE": str(tmp_path / "key.pem"), "ANANKE_SIGNING_KEY": "PRIVATE"}
+    for given in ambient.items():
+        machine.deploy(*unattended, "--config", str(tmp_path / "config.yaml"), **dict([given]))
+    assert machine.changes() == ["build", "run"] * 2
+    assert not [word for word in machine.run_options() if "SIGNING_KEY" in word]
+
+
+def test_a_key_that_is_given_no_longer_leaves_the_volume(machine: Machine, unattended: list[str]) -> None:
+    machine.deploy(*unattended, "--mode", "prod", scene={"container": "exited yes"})
+    assert machine.changes() == [change for change in REPLACED if change != "stop"]
+    assert machine.calls("volume")[0]["argv"] == ["volume", "rm", "--force", "ananke-keys"]
+
+
+def test_a_key_that_cannot_be_read_or_is_two_is_told(machine: Machine, unattended: list[str], tmp_path: Path) -> None:
+    assert "deploy: /none.pem cannot be read" in machine.deploy(*unattended, code=1, ANANKE_SIGNING_KEY_FILE="/none.pem")
+    (tmp_path / "key.pem").write_text("PRIVATE")
+    both = {"ANANKE_SIGNING_KEY_FILE": str(tmp_path / "key.pem"), "ANANKE_SIGNING_KEY": "PRIVATE"}
+    assert "are both set" in machine.deploy(*unattended, code=1, **both)
+    assert machine.changes() == []
+
+
+CONFIGURATION = """
+preset: development   # of mine
+model:
+  # model: commented/out
+  model: "me/mine-1b"   # the one
+gpu: {tensor_parallel_size: 2, gpu_memory_utilization: 0.5}
+container:
+  start_timeout: 77.0
+  idle_timeout: null
+service:
+  http_port: 18000
+performance:
+  #max_pending: 3
+  max_num_seqs: 13
+"""
+TWO_GPUS = "\n".join(f"{n}, 81559, 60000, 580.1, GPU-{n}, NVIDIA H100" for n in range(2))
+AMBIENT = {
+    "ANANKE_MODEL": "env/model",
+    "ANANKE_TENSOR_PARALLEL_SIZE": "1",
+    "ANANKE_GPU_MEMORY_UTILIZATION": "0.9",
+    "ANANKE_START_TIMEOUT": "5",
+    "ANANKE_PRESET": "production",
+    "ANANKE_MAX_NUM_SEQS": "4",
+    "ANANKE_MAX_PENDING": "44",
+}
+
+
+def test_what_the_configuration_says_is_stronger_than_the_environment(machine: Machine, ports: list[str], tmp_path: Path) -> None:
+    """40 GiB of each GPU are asked for and 58.6 are free: by the environment's share it would not do."""
+    (tmp_path / "config.yaml").write_text(CONFIGURATION)
+    options = ["--yes", "--config", str(tmp_path / "config.yaml"), *shlex.split(" ".join(ports[1:]))]
+    said = machine.deploy(*options, gpus=TWO_GPUS, **AMBIENT)
+    argv = machine.run_options()
+    handed = value_of(argv, "--env")
+    assert set(handed) == {
+        *("ANANKE_CONFIG=/etc/ananke/config.yaml", "ANANKE_MAX_PENDING"),
+        *("ANANKE_HTTP_PORT=8000", "ANANKE_GRPC_PORT=8001", "ANANKE_METRICS_PORT=8002"),
+    }
+    assert value_of(argv, "--gpus")[0].count(",") == 1
+    assert "127.0.0.1:18000:8000" in value_of(argv, "--publish")
+    assert "ANANKE_MAX_NUM_SEQS is not handed on" in said
+    assert re.search("model +me/mine-1b", said)
+    in_container = {"ANANKE_CONFIG": str(tmp_path / "config.yaml"), "ANANKE_MAX_PENDING": "44"}
+    settings = load_settings(in_container | dict(word.split("=", 1) for word in handed if "_PORT=" in word))
+    assert (settings.model, settings.preset, settings.tensor_parallel_size) == ("me/mine-1b", "development", 2)
+    assert (settings.max_num_seqs, settings.start_timeout, settings.idle_timeout) == (13, 77, None)
+
+
+def test_an_option_is_stronger_than_the_configuration(machine: Machine, unattended: list[str], tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text(CONFIGURATION)
+    options = ["--config", str(tmp_path / "config.yaml"), "--mode", "prod", "--model", "you/yours-1b", "--gpus", "1", "--timeout", "99"]
+    machine.deploy(*unattended, *options, gpus=TWO_GPUS, **AMBIENT)
+    handed = value_of(machine.run_options(), "--env")
+    said = {"ANANKE_PRESET=production", "ANANKE_MODEL=you/yours-1b", "ANANKE_TENSOR_PARALLEL_SIZE=1", "ANANKE_START_TIMEOUT=99"}
+    assert said < set(handed)
+    assert not [publish for publish in value_of(machine.run_options(), "--publish") if "18000" in publish]
+
+
+def test_the_environment_is_stronger_than_the_defaults(machine: Machine, unattended: list[str]) -> None:
+    machine.deploy(*unattended, gpus=TWO_GPUS.replace("60000", "81000"), **AMBIENT | {"ANANKE_TENSOR_PARALLEL_SIZE": "2"})
+    handed = value_of(machine.run_options(), "--env")
+    assert {"ANANKE_MODEL=env/model", "ANANKE_TENSOR_PARALLEL_SIZE=2", "ANANKE_START_TIMEOUT=5", "ANANKE_MAX_NUM_SEQS"} < set(handed)
+
+
+def test_files_of_keys_and_certificates_are_put_where_they_are_named(machine: Machine, unattended: list[str], tmp_path: Path) -> None:
+    variables = {f"ANANKE_{name}_FILE": tmp_path / name for name in ("API_KEY", "TLS_CERTIFICATE", "TLS_KEY")}
+    for file in variables.values():
+        file.write_text(f"of {file.name}")
+    machine.deploy(*unattended, "--mode", "prod", **{name: str(file) for name, file in variables.items()})
+    put = {call["stdin"]: call["argv"][-1] for call in machine.calls("run") if "--interactive" in call["argv"]}
+    for name, file in variables.items():
+        place = f"/run/secrets/ananke/{name.removeprefix('ANANKE_').lower()}"
+        assert f"{name}={place}" in value_of(machine.run_options(), "--env")
+        assert f"cat >{place} " in put[f"of {file.name}\n"]
+    refused = machine.deploy(*unattended, "--mode", "prod", ANANKE_API_KEY_FILE=str(tmp_path / "nothing"), code=1)
+    assert "nothing cannot be read" in refused
 
 
 def test_custom_takes_a_configuration_a_folder_and_several_gpus(machine: Machine, unattended: list[str], tmp_path: Path) -> None:
@@ -182,7 +318,7 @@ def test_custom_takes_a_configuration_a_folder_and_several_gpus(machine: Machine
     model.mkdir()
     (model / "config.json").write_text("{}")
     (model / "model.safetensors").write_bytes(b"0" * 1024)
-    gpus = "\n".join(f"{n}, 81559, {81000 + n}, 580.1, NVIDIA H100" for n in range(3))
+    gpus = "\n".join(f"{n}, 81559, {81000 + n}, 580.1, GPU-{n}, NVIDIA H100" for n in range(3))
     options = ["--mode", "custom", "--config", str(tmp_path / "config.yaml"), "--model", str(model), "--gpus", "2", "--no-build"]
     printed = machine.deploy(*unattended, *options, "--bind", "0.0.0.0", gpus=gpus)
     argv = machine.run_options()
@@ -196,8 +332,63 @@ def test_custom_takes_a_configuration_a_folder_and_several_gpus(machine: Machine
 
 def test_a_container_of_its_own_is_replaced_after_it_has_drained(machine: Machine, unattended: list[str]) -> None:
     machine.deploy(*unattended, "--mode", "prod", scene={"container": "running yes"})
-    assert machine.changes() == ["build", "stop", "rm", "run"]
+    assert machine.changes() == REPLACED
     assert value_of(machine.calls("stop")[0]["argv"], "--time") == ["60"]
+    assert machine.calls("rename")[0]["argv"] == ["rename", "ananke", "ananke-before"]
+    assert [call["argv"][-1] for call in machine.calls("rm")] == ["ananke-before", "ananke-before", "ananke-failed"]
+
+
+@pytest.mark.parametrize(
+    ("scene", "options", "says"),
+    [
+        ({"fails": ["run"]}, [], "could not be started"),
+        ({"ready_after": 99, "state": "exited 0"}, [], "ended before it could generate(.|\n)*last words"),
+        ({"ready_after": 999}, ["--timeout", "1"], "after 1 s the server cannot generate; the end"),
+    ],
+)
+@pytest.mark.parametrize("before", ["running", "restarting", "exited"])
+def test_the_server_from_before_serves_again_where_the_new_one_does_not(
+    machine: Machine, unattended: list[str], scene: dict, options: list[str], says: str, before: str
+) -> None:
+    said = machine.deploy(*unattended, *options, scene=scene | {"container": f"{before} yes"}, code=1)
+    assert re.search(says, said), said
+    assert [call["argv"][1:] for call in machine.calls("rename")][-2:] == [["ananke", "ananke-failed"], ["ananke-before", "ananke"]]
+    assert [call["argv"] for call in machine.calls("start")] == ([] if before == "exited" else [["start", "ananke"]])
+    assert len(machine.calls("stop")) >= (1 if before == "exited" else 2), "one that restarts for ever would take the GPU again"
+    assert f"the one from before again ({before})" in said
+    assert not machine.calls("volume"), "its key may still be wanted"
+
+
+def test_an_address_of_ipv6_is_published_as_docker_writes_it(machine: Machine, unattended: list[str]) -> None:
+    said = machine.deploy(*unattended, "--bind", "::1", "--http-port", "7008")
+    assert "[::1]:7008:8000" in value_of(machine.run_options(), "--publish")
+    assert "--server http://[::1]:7008" in said
+
+
+@pytest.mark.parametrize("used", ["73000", "[N/A]"])
+def test_the_memory_that_it_holds_itself_counts_as_free(machine: Machine, unattended: list[str], used: str) -> None:
+    scene = {"container": "running yes", "pids": [41, 42]}
+    machine.deploy(*unattended, gpus=H100_IN_USE, held=f"42, GPU-0, {used}\\n", scene=scene)
+    assert machine.changes() == REPLACED
+
+
+def test_the_memory_that_others_hold_does_not(machine: Machine, unattended: list[str]) -> None:
+    scene = {"container": "running yes", "pids": [41, 42]}
+    held = r"42, GPU-0, 40000\n99, GPU-0, 33000\n"
+    assert "only 46.9 of 79.6 GiB" in machine.deploy(*unattended, gpus=H100_IN_USE, held=held, scene=scene, code=1)
+    scene["container"] = "exited yes"
+    assert "only 7.8 of 79.6 GiB" in machine.deploy(*unattended, gpus=H100_IN_USE, held=held, scene=scene, code=1)
+    assert machine.changes() == []
+
+
+def test_of_the_ports_its_own_will_be_free_and_new_ones_must_be(machine: Machine, unattended: list[str]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        options = [*unattended, "--http-port", port]
+        assert f"port {port} of 127.0.0.1 is taken" in machine.deploy(*options, scene={"container": "running yes", "ports": [1]}, code=1)
+        machine.deploy(*options, scene={"container": "running yes", "ports": [1, port]})
+    assert machine.changes() == REPLACED
+    assert "need a port of their own" in machine.deploy(*unattended, "--http-port", "7000", "--grpc-port", "7000", code=1)
 
 
 def test_the_documented_options_are_those_of_its_help(machine: Machine) -> None:
@@ -217,7 +408,7 @@ def test_the_documented_options_are_those_of_its_help(machine: Machine) -> None:
         (A10, ["--model", "Qwen/Qwen2.5-Coder-14B-Instruct"], "does not fit.*27.6 GiB.*20.2.*smaller"),
         (A10 + "\n1" + A10[1:], ["--model", "Qwen/Qwen2.5-Coder-14B-Instruct"], "does not fit.*--gpus 2"),
         (H100, ["--gpus", "2"], "--gpus 2, but this machine has 1"),
-        ("0, 81559, 40000, 580.1, H100", [], "only 39.1 of 79.6 GiB.*ANANKE_GPU_MEMORY_UTILIZATION"),
+        ("0, 81559, 40000, 580.1, GPU-0, H100", [], "only 39.1 of 79.6 GiB.*ANANKE_GPU_MEMORY_UTILIZATION"),
         (H100, ["--model", "meta-llama/Llama-3.1-8B-Instruct"], "gated.*HF_TOKEN"),
         (H100, ["--model", "/no/such/folder"], "/no/such/folder is no model's folder"),
         (H100, ["--mode", "staging"], "dev, prod or custom, not staging"),
@@ -248,9 +439,22 @@ def test_what_docker_lacks_is_told(machine: Machine, unattended: list[str], scen
 
 
 def test_memory_that_cannot_be_told_is_said_and_no_obstacle(machine: Machine, unattended: list[str]) -> None:
-    assert "so whether" in machine.deploy(*unattended, "--dry-run", gpus="0, [N/A], [N/A], 580.1, NVIDIA GB10")
+    assert "so whether" in machine.deploy(*unattended, "--dry-run", gpus="0, [N/A], [N/A], 580.1, GPU-0, NVIDIA GB10")
     assert "cannot be told from its name" in machine.deploy(*unattended, "--dry-run", "--model", "me/mine")
     assert "share of 1, not 90" in machine.deploy(*unattended, code=1, ANANKE_GPU_MEMORY_UTILIZATION="90")
+
+
+def test_what_the_containers_user_cannot_read_is_told(machine: Machine, unattended: list[str], tmp_path: Path) -> None:
+    config, model = tmp_path / "config.yaml", tmp_path / "model"
+    model.mkdir()
+    for file in (config, model / "config.json", model / "model.safetensors"):
+        file.write_text("")
+    options = [*unattended, "--dry-run", "--config", str(config), "--model", str(model)]
+    machine.deploy(*options)
+    for closed, mode in ((config, 0o644), (model / "config.json", 0o644), (model, 0o755)):
+        closed.chmod(0o700)
+        assert f"10001, cannot read {closed}: let everybody read it" in machine.deploy(*options, code=1)
+        closed.chmod(mode)
 
 
 def test_missing_programs_disk_and_ports_are_told(machine: Machine, unattended: list[str]) -> None:

@@ -22,9 +22,9 @@ class Run:
         self.tasks: dict[str, asyncio.Task[None]] = {}
         self._ends: dict[str, asyncio.Event] = {}
 
-    async def ask(self, name: str, client: str) -> None:
+    async def ask(self, name: str, client: str, *, again: bool = False) -> None:
         self._ends[name] = asyncio.Event()
-        self.tasks[name] = asyncio.create_task(self._hold(name, client))
+        self.tasks[name] = asyncio.create_task(self._hold(name, client, again))
         await asyncio.sleep(0)
 
     async def end(self, name: str) -> None:
@@ -32,8 +32,8 @@ class Run:
         await self.tasks[name]
         await settle()
 
-    async def _hold(self, name: str, client: str) -> None:
-        async with self.admission.place(client):
+    async def _hold(self, name: str, client: str, again: bool) -> None:
+        async with self.admission.place(client, again=again):
             self.inside.append(name)
             try:
                 await self._ends[name].wait()
@@ -66,6 +66,27 @@ def test_a_flood_delays_another_clients_request_by_one_place() -> None:
         assert run.inside == ["flood 1", "single"]
         await run.end("single")
         assert run.inside == ["flood 1", "flood 2"]
+
+    runs(scenario())
+
+
+def test_a_request_that_was_in_before_is_next_of_its_client_and_gives_way_to_none() -> None:
+    async def scenario() -> None:
+        run = Run(places=1)
+        for name in ("first", "second", "third"):
+            await run.ask(name, "a")
+        for name in ("back", "back too"):
+            await run.ask(name, "a", again=True)
+        for _ in range(2):
+            run.admission.make_room("b")
+        await settle()
+        assert all(isinstance(run.tasks[name].exception(), OverloadedError) for name in ("third", "second"))
+        with pytest.raises(OverloadedError):
+            run.admission.make_room("b")
+        await run.end("first")
+        assert run.inside == ["back too"]
+        await run.end("back too")
+        assert run.inside == ["back"]
 
     runs(scenario())
 

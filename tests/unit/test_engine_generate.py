@@ -69,7 +69,7 @@ class Script:
             model_config=SimpleNamespace(
                 max_model_len=500, tokenizer=str(SMALL_MODEL), dtype="torch.float32", quantization=None, enforce_eager=True
             ),
-            parallel_config=SimpleNamespace(world_size=1, tensor_parallel_size=1),
+            parallel_config=SimpleNamespace(world_size=1, tensor_parallel_size=1, pipeline_parallel_size=1),
         )
     )
     errored: bool = False

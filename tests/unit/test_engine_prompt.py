@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ananke_client.errors import InvalidRequestError
-from ananke_server.engine.prompt import chat_messages, prompt_tokens
+from ananke_server.engine.prompt import chat_messages, prompt_tokens, require_size
 
 SYSTEM = {"role": "system", "content": "Be short."}
 USER = {"role": "user", "content": "né😀\n"}
@@ -112,3 +112,12 @@ def test_a_model_without_a_template_takes_text_alone() -> None:
 def test_what_a_template_refuses_is_an_invalid_request() -> None:
     with pytest.raises(InvalidRequestError, match="refuses the messages: unknown role"):
         prompt_tokens(Tokenizer(), json.dumps([{"role": "pirate", "content": "arr"}]))
+
+
+@pytest.mark.parametrize(("prompt", "fits"), [("x" * 10, True), ("x" * 11, False), ("é" * 5, True), ("é" * 6, False), ("\ud800" * 4, True)])
+def test_a_prompt_is_bounded_in_bytes(prompt, fits):
+    if fits:
+        require_size(prompt, 10)
+    else:
+        with pytest.raises(InvalidRequestError, match="text_input is larger than the limit of 10 bytes"):
+            require_size(prompt, 10)

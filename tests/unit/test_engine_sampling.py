@@ -304,3 +304,9 @@ def test_any_text_is_made_or_refused(text: str, constrained: bool) -> None:
 @settings(max_examples=200, deadline=None, derandomize=True, phases=[Phase.generate])
 def test_any_json_is_made_or_refused(given: dict[str, object], constrained: bool) -> None:
     made_or_refused(json.dumps(given), constrained)
+
+
+def test_the_text_is_bounded() -> None:
+    most = 4 << 20
+    assert parameters("{}".ljust(most)).max_tokens == 100
+    assert refusal("{}".ljust(most + 1)) == f"sampling_parameters has {most + 1} characters; it takes {most}"

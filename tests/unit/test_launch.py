@@ -11,18 +11,16 @@ from pathlib import Path
 import pytest
 from serve import reap_orphans
 
-from ananke_server import launch
+from ananke_server import session
 from ananke_server.launch import (
     LaunchError,
-    Session,
     Triton,
     TritonServer,
     find_triton,
     free_ports,
-    read_process,
     resolve_model,
-    wait_until,
 )
+from ananke_server.session import Session, read_process, wait_until
 
 READY = """
 import http.server
@@ -49,7 +47,7 @@ DEAF = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
 @pytest.fixture
 def stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Makes a server of the given code, its ports free and its log under tmp_path."""
-    monkeypatch.setattr(launch, "STRAGGLERS_SECONDS", 0.3)
+    monkeypatch.setattr(session, "STRAGGLERS_SECONDS", 0.3)
 
     def make(code: str) -> TritonServer:
         binary = tmp_path / f"tritonserver-{os.getpid()}-{time.monotonic_ns()}"
@@ -158,7 +156,7 @@ class TestLife:
 
 class TestSession:
     def test_a_later_process_of_the_same_number_is_not_ours(self):
-        mine = launch.read_process(os.getpid())
+        mine = session.read_process(os.getpid())
         assert mine is not None
         assert Session(mine.pid, mine.started + 1, "x").members() == []
 

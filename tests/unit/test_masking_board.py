@@ -33,12 +33,12 @@ def arrays(board: Board) -> dict[str, np.ndarray]:
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.integers(1, 700), st.integers(1, 5000), st.integers(1, 40))
-def test_arrays_lie_apart_within_the_memory_and_are_aligned(rows: int, words: int, processes: int) -> None:
-    file = BoardFile.create(Size(rows, words, processes))
+@given(st.integers(1, 700), st.integers(1, 5000), st.integers(1, 40), st.integers(2, 9))
+def test_arrays_lie_apart_within_the_memory_and_are_aligned(rows: int, words: int, processes: int, parts: int) -> None:
+    file = BoardFile.create(Size(rows, words, processes, parts))
     try:
         board = file.board()
-        assert board.size == (rows, words, processes)
+        assert board.size == (rows, words, processes, parts)
         spans = sorted((array.ctypes.data, array.ctypes.data + array.nbytes, name) for name, array in arrays(board).items())
         # The size, which any process finds at the beginning, comes first.
         assert board.address + 64 <= spans[0][0]
@@ -112,7 +112,7 @@ def test_another_process_opens_the_board_and_sees_it_change(file: BoardFile) -> 
 MAKER = """
 import sys
 from ananke_server.masking.board import BoardFile, Size
-file = BoardFile.create(Size(4, 3, 2))
+file = BoardFile.create(Size(4, 3, 2, 5))
 file.board().tokens[:] = 7
 print(file.address, flush=True)
 sys.stdin.read()
@@ -124,7 +124,7 @@ def test_a_board_lives_as_long_as_its_process_and_longer_where_it_is_open() -> N
         assert process.stdout is not None
         address = process.stdout.readline().strip()
         board, bell = open_board(address)
-        assert (board.size, board.tokens.tolist()) == ((4, 3, 2), [7] * 4)
+        assert (board.size, board.tokens.tolist()) == ((4, 3, 2, 5), [7] * 4)
         bell.ring()
         process.kill()
         process.wait()

@@ -33,7 +33,6 @@ from masking_support import (
 )
 
 from ananke_server.masking import matchers
-from ananke_server.masking.board import PARTS
 from ananke_server.masking.matchers import new_matcher
 from ananke_server.masking.placements import NOTHING
 from ananke_server.masking.tickets import Failure, Outcome, Ticket
@@ -167,7 +166,7 @@ class Trace:
 
     def fill(self, slots: list[int], arrives_first: bool) -> None:
         stage, step = self.stage, self.number
-        stage.board.masks[step % PARTS, :, :WORDS] = 0x5A5A5A5A
+        stage.board.masks[stage.board.part(step), :, :WORDS] = 0x5A5A5A5A
 
         def arrive() -> None:
             for slot, request in self.slots.items():
@@ -182,7 +181,7 @@ class Trace:
             arrive()
         stage.wait(step, asked)
         constrained = [(row, self.slots[slot]) for row, slot in enumerate(slots) if self.slots[slot].constraint is not None]
-        masks = stage.board.masks[step % PARTS]
+        masks = stage.board.masks[stage.board.part(step)]
         assert masks[: asked.masks, WORDS].tolist() == [row for row, _ in constrained]
         for mask, (row, request) in zip(masks, constrained, strict=False):
             assert np.array_equal(mask[:WORDS], words_of(request.mask())), (step, row, request)
@@ -209,9 +208,9 @@ class Trace:
 
 
 @settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
-@given(st.lists(plans, min_size=4, max_size=16), st.integers(1, 3))
-def test_every_mask_is_right_through_any_trace(steps: list[Plan], processes: int) -> None:
-    with mask_stage(rows=SLOTS, processes=processes) as stage:
+@given(st.lists(plans, min_size=4, max_size=16), st.integers(1, 3), st.integers(2, 5))
+def test_every_mask_is_right_through_any_trace(steps: list[Plan], processes: int, parts: int) -> None:
+    with mask_stage(rows=SLOTS, processes=processes, parts=parts) as stage:
         trace = Trace(stage)
         for plan in steps:
             trace.step(plan)
@@ -285,6 +284,23 @@ def test_two_steps_announced_are_filled_in_turn(stage: MaskStage) -> None:
     stage.arrive(2)
     assert stage.masks(2, second) == {1: expected_mask(CHOICE, tuple(x))}
     assert stage.release(ticket).steps == 2
+
+
+def test_steps_of_several_batches_are_announced_ahead_of_a_pipeline() -> None:
+    """Three stages have three batches under way, and the engine announces a fourth: a request's next step is three after its last."""
+    with mask_stage(processes=2, parts=5) as stage:
+        placements = stage.placements()
+        tickets = [stage.open(CHOICE) for _ in range(3)]
+        for slot, ticket in enumerate(tickets):
+            placements.place(slot, ticket)
+        asked = {step: placements.ask(step, np.array([(step - 1) % 3])) for step in range(1, 5)}
+        word = encode(b"x ")
+        for step in range(1, 12):
+            slot, known = (step - 1) % 3, min((step - 1) // 3, len(word))
+            stage.board.lengths[slot], stage.board.tokens[slot] = known, [0, *word][known]
+            stage.arrive(step)
+            assert stage.masks(step, asked.pop(step)) == {0: expected_mask(CHOICE, tuple(word[:known]))}
+            asked[step + 4] = placements.ask(step + 4, np.array([(step + 3) % 3]))
 
 
 def test_a_step_is_over_in_the_processes_that_it_concerns_alone(stage: MaskStage) -> None:
@@ -381,7 +397,7 @@ def test_what_steps_waited_for_masks_is_counted_once_it_is_known(stage: MaskStag
         slots = np.arange(4) if step < 4 else np.array([0, 1])
         stage.arrive(step)
         stage.wait(step, placements.ask(step, slots))
-        stage.board.stamps[step % PARTS] = stamps
+        stage.board.stamps[stage.board.part(step)] = stamps
     outcomes = [stage.release(ticket) for ticket in tickets]
     # A step's wait is known when the next one's tokens are there: of the last one nothing is.
     assert [(outcome.wait_us_mean, outcome.wait_us_max) for outcome in outcomes[:2]] == [(round((5 + 3 + 0) / 3, 1), 5.0)] * 2

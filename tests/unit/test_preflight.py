@@ -18,7 +18,7 @@ from safetensors import safe_open
 
 from ananke_server.launch import DEFAULT_MODEL, PROJECT, LaunchError, free_ports
 from ananke_server.memory import GIB, Need, free_gpu_memory, free_memory, kv_bytes_a_token, weight_bytes
-from ananke_server.preflight import model_folder, read_config, require_context, require_memory, require_startable
+from ananke_server.preflight import model_folder, read_config, require_context, require_memory, require_safetensors, require_startable
 from ananke_server.settings import Settings
 
 # Of Qwen2.5-7B-Instruct: 28 layers, 4 heads of 128 for keys and values.
@@ -44,7 +44,11 @@ def serve(**environment: str) -> subprocess.CompletedProcess[str]:
             {"ANANKE_MODEL": "no/such-model", "HF_HUB_OFFLINE": "1"},
             "the model no/such-model is no folder, not in the hub's cache, and the hub cannot be reached: name another with",
         ),
+        ({"ANANKE_API_KEY_FILE": "/nowhere"}, "ANANKE_API_KEY_FILE, /nowhere cannot be read: No such file or directory; `make api-key"),
+        ({"ANANKE_TLS_CERTIFICATE_FILE": "/a", "ANANKE_TLS_KEY_FILE": "/b"}, "tls_certificate_file, /a, cannot be read: No such file"),
+        ({"ANANKE_TLS_KEY_FILE": "/b"}, "tls_certificate_file and tls_key_file belong together: set both, or neither"),
         ({"ANANKE_CPU_KV_CACHE_GIB": "4000", "VLLM_CPU_KVCACHE_SPACE": ""}, "too little memory: "),
+        ({"VLLM_CPU_KVCACHE_SPACE": "0.5"}, "VLLM_CPU_KVCACHE_SPACE=0.5: vLLM takes whole GiB: unset it, and set ANANKE_CPU_KV"),
     ],
 )
 def test_a_start_that_cannot_work_ends_with_one_line(environment: dict[str, str], line: str) -> None:
@@ -80,6 +84,13 @@ class TestModel:
             os.truncate(folder / broken, 500)
             with pytest.raises(LaunchError, match=f"{broken}.*copy the model again"):
                 require_startable(Settings(model=str(folder)))
+
+    def test_pickles_are_not_read(self, tmp_path: Path) -> None:
+        (tmp_path / "pytorch_model.bin").write_bytes(b"x")
+        with pytest.raises(LaunchError, match=r"are pickles \(pytorch_model.bin\), which can run code: convert them to safetensors"):
+            require_safetensors(Settings(model="m"), tmp_path)
+        (tmp_path / "model.safetensors").write_bytes(b"x")
+        require_safetensors(Settings(model="m"), tmp_path)
 
     def test_a_context_that_the_model_does_not_have(self) -> None:
         config = read_config(DEFAULT_MODEL)
@@ -121,19 +132,17 @@ class TestMemory:
             ("40960, 30000", {}, r"GPU 0: 36.0 GiB \(0.9 of all\) are asked for and 29.3 are free; .*UTILIZATION=0.73"),
             ("16384, 16200", {"max_model_len": 8192}, r"14.4 GiB .* are less than the 14.6 GiB \(14.2 of weights, 0.4 of KV cache\)"),
             ("16384, 16200", {"max_model_len": 8192, "engine_args": {"quantization": "fp8"}}, None),
-            (r"16384, 16200\n16384, 16200", {"max_model_len": 8192, "tensor_parallel_size": 2}, None),
+            ("16384, 16200; 16384, 16200", {"max_model_len": 8192, "tensor_parallel_size": 2}, None),
             ("40960, 40500", {"tensor_parallel_size": 2}, "there are 1 GPUs: set ANANKE_TENSOR_PARALLEL_SIZE=1"),
-            (r"40960, 40500\n40960, 10", {"tensor_parallel_size": 2}, "GPU 1: "),
+            ("40960, 40500", {"pipeline_parallel_size": 2}, "tensor_parallel_size times pipeline_parallel_size is 2, but there are 1 GPUs"),
+            ("16384, 16200; 16384, 16200", {"max_model_len": 8192, "pipeline_parallel_size": 2}, None),
+            ("40960, 40500; 40960, 10", {"tensor_parallel_size": 2}, "GPU 1: "),
         ],
     )
     def test_on_a_gpu_the_share_must_be_free_and_hold_the_model(
         self, gpus: str, settings: dict[str, Any], line: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        program = tmp_path / "nvidia-smi"
-        program.write_text(f"#!/bin/sh\nprintf '{gpus}\\n'\n")
-        program.chmod(0o755)
-        monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
-        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+        install_gpus(gpus, tmp_path, monkeypatch)
         header = json.dumps({"w": {"dtype": "BF16", "shape": [7_615_616_512], "data_offsets": [0, 0]}}).encode()
         (tmp_path / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + b"\0")
         made = Settings(model="m", **settings)
@@ -144,6 +153,47 @@ class TestMemory:
             with pytest.raises(LaunchError, match=line):
                 require_memory(made, need)
 
+    @pytest.mark.parametrize(
+        ("visible", "frees"),
+        [
+            (None, [1, 2, 3]),
+            ("2,0", [3, 1]),
+            ("GPU-c0ffee00-0000-0000-0000-000000000003", [3]),
+            (" GPU-b, GPU-a", [2, 1]),
+            ("GPU-a,7,1", [1]),
+            ("GPU-d", []),
+            ("GPU", []),
+            ("", []),
+            ("-1", []),
+            ("MIG-a1b2", None),
+        ],
+    )
+    def test_gpus_are_those_that_cuda_sees(
+        self, visible: str | None, frees: list[int] | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        install_gpus("9, 1; 9, 2; 9, 3", tmp_path, monkeypatch)
+        if visible is not None:
+            monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+        gpus = free_gpu_memory()
+        assert (None if gpus is None else [gpu.free >> 20 for gpu in gpus]) == frees
+
+    def test_a_gpu_that_is_not_there_is_told(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        install_gpus("40960, 40500", tmp_path, monkeypatch)
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-ffff")
+        with pytest.raises(LaunchError, match="1, but CUDA_VISIBLE_DEVICES=GPU-ffff lets 0 GPUs be seen: name others"):
+            require_memory(Settings(model="m"), Need(0, 0, 0, on_cpu=False))
+
     def test_without_nvidia_smi_nothing_is_known_of_gpus(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("PATH", str(tmp_path))
-        assert free_gpu_memory() == []
+        assert free_gpu_memory() is None
+        require_memory(Settings(model="m"), Need(1 << 60, 0, 0, on_cpu=False))
+
+
+def install_gpus(gpus: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An nvidia-smi that tells of these GPUs, each by its MiB in all and free; their UUIDs begin with GPU-a, GPU-b, GPU-c."""
+    rows = [f"GPU-{'abc'[n]}0ffee00-0000-0000-0000-00000000000{n + 1}, {gpu.strip()}" for n, gpu in enumerate(gpus.split(";"))]
+    program = folder / "nvidia-smi"
+    program.write_text("#!/bin/sh\ncat <<'GPUS'\n" + "\n".join(rows) + "\nGPUS\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(folder), prepend=":")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -48,6 +49,8 @@ def test_a_finished_request_is_one_line_under_its_id(record: RequestRecord, coun
     [line] = caplog.records
     assert line.getMessage().startswith("request id-1-abc: outcome=ok kind=regex input_tokens=3 output_tokens=7 admitted_ms=")
     assert (line.request_id, line.outcome, line.output_tokens) == ("id-1-abc", "ok", 7)  # type: ignore[attr-defined]
+    record.finished(replace(REQUEST, key_name="alice"), result, 7, Timeline("regex"))
+    assert " key=alice " in caplog.records[-1].getMessage(), "whose API key it was"
     assert "secret" not in str(vars(line))
     assert record.last_error is None
 

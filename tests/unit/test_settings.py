@@ -5,12 +5,21 @@ from __future__ import annotations
 import pytest
 
 from ananke_server.constraints.limits import Limits
-from ananke_server.settings import ConfigError, load_settings
+from ananke_server.settings import ConfigError, Settings, load_settings
+
+PLAIN = {name: field.default for name, field in Settings.model_fields.items() if isinstance(field.default, (str, int, float))}
 
 
 @pytest.fixture(autouse=True)
 def model(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ANANKE_MODEL", "some/model")
+
+
+@pytest.mark.parametrize("name", sorted(PLAIN.keys() - {"model"}))
+def test_each_default_can_be_given_as_a_variable(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """A variable is text, which not every type takes."""
+    monkeypatch.setenv(f"ANANKE_{name.upper()}", str(PLAIN[name]))
+    assert getattr(load_settings(), name) == PLAIN[name]
 
 
 def test_limits_have_their_defaults() -> None:

@@ -32,10 +32,12 @@ def under_way(clock: Clock) -> UnderWay:
 class Running:
     """A request that is under way until ``finish``."""
 
-    def __init__(self, under_way: UnderWay, caller_id: str = "", attempt_id: str = "", lease: float | None = None) -> None:
+    def __init__(
+        self, under_way: UnderWay, caller_id: str = "", attempt_id: str = "", lease: float | None = None, key_name: str = ""
+    ) -> None:
         self.ends = 0
         self._opened = ExitStack()
-        request = GenerateRequest("unique", "x", caller_id=caller_id, attempt_id=attempt_id, lease=lease)
+        request = GenerateRequest("unique", "x", caller_id=caller_id, attempt_id=attempt_id, lease=lease, key_name=key_name)
         self.entry: Entry = self._opened.enter_context(under_way.entry(request, self._end))
 
     def _end(self) -> None:
@@ -149,3 +151,15 @@ def test_a_finished_request_has_no_lease() -> None:
         return running
 
     assert asyncio.run(finished()).ends == 0
+
+
+def test_a_command_reaches_the_requests_of_its_own_key_alone(under_way: UnderWay) -> None:
+    mine, theirs = Running(under_way, "same", key_name="one"), Running(under_way, "same", key_name="two")
+    assert not under_way.cancel("same")
+    assert not under_way.renew("same", "three")
+    assert under_way.cancel("same", "one")
+    assert (mine.ends, theirs.ends) == (1, 0)
+    assert not under_way.cancel("early", "one")
+    Running(under_way, "early", key_name="two")
+    with pytest.raises(CancelledError, match="before it came"):
+        Running(under_way, "early", key_name="one")

@@ -30,7 +30,7 @@ class WireError(Exception):
 
 
 class Script:
-    """What both servers do, and what they saw: how often each prompt was tried, its deadlines and attempt ids, commands, the headers."""
+    """What both servers do, and what they saw: tries of each prompt, deadlines, attempt ids, commands, headers, keys in bodies."""
 
     def __init__(self, pace: float = 0.0) -> None:
         self.pace = pace
@@ -39,6 +39,7 @@ class Script:
         self.attempts: list[str] = []
         self.commands: list[tuple[str, str]] = []
         self.headers: list[dict[str, str]] = []
+        self.keys: list[str] = []
         self.peers: set[str] = set()
         self.released = threading.Event()
         self.running = 0
@@ -169,6 +170,7 @@ class _Handler(BaseHTTPRequestHandler):
         if (answer := script.command(body)) is not None:
             self._whole(200, answer)
             return
+        script.keys += [body["x-api-key"]] if "x-api-key" in body else []
         script.attempts.append(body["attempt_id"])
         script.deadlines.append(body["deadline_ms"])
         responses = script.respond(body["text_input"], body["stream"])

@@ -100,6 +100,7 @@ class EngineRecord(_Model):
     quantization: str | None
     max_model_len: _Count
     tensor_parallel_size: _Count
+    pipeline_parallel_size: _Count = 1
     enforce_eager: bool
 
 

@@ -36,6 +36,7 @@ class Admission:
         self._clock = clock
         self._inside: Counter[str] = Counter()
         self._lines: dict[str, deque[asyncio.Future[None]]] = {}
+        self._returning: set[asyncio.Future[None]] = set()
         self._turns: dict[str, int] = {}
         """When each client that has requests here was last given a place, counted in places."""
         self._given = 0
@@ -48,8 +49,11 @@ class Admission:
         return sum(map(len, list(self._lines.values())))
 
     @asynccontextmanager
-    async def place(self, client: str) -> AsyncIterator[None]:
+    async def place(self, client: str, *, again: bool = False) -> AsyncIterator[None]:
         """A place in the engine within the block; waits for it without a bound of its own.
+
+        Args:
+            again: the request was in the engine before; it waits at the head of its client's line, and gives way to none.
 
         Raises:
             OverloadedError: it gave way to another client's request.
@@ -57,7 +61,7 @@ class Admission:
         if self._inside.total() < self._places:
             self._give(client)
         else:
-            await self._wait(client)
+            await self._wait(client, again)
         try:
             yield
         finally:
@@ -73,12 +77,20 @@ class Admission:
         longest = max(self._lines, key=lambda other: len(self._lines[other]), default=client)
         if longest == client or len(self._lines[longest]) <= len(self._lines.get(client, ())) + 1:
             raise self._overloaded("too many requests are pending")
-        self._lines[longest][-1].set_exception(self._overloaded("the queue is full, and other clients have fewer requests in it"))
-        self._drop(longest, self._lines[longest][-1])
+        newest = next((turn for turn in reversed(self._lines[longest]) if turn not in self._returning), None)
+        if newest is None:
+            raise self._overloaded("too many requests are pending")
+        newest.set_exception(self._overloaded("the queue is full, and other clients have fewer requests in it"))
+        self._drop(longest, newest)
 
-    async def _wait(self, client: str) -> None:
+    async def _wait(self, client: str, again: bool) -> None:
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._lines.setdefault(client, deque()).append(turn)
+        line = self._lines.setdefault(client, deque())
+        if again:
+            line.appendleft(turn)
+            self._returning.add(turn)
+        else:
+            line.append(turn)
         try:
             await turn
         except asyncio.CancelledError:
@@ -115,6 +127,7 @@ class Admission:
         self._turns[client] = self._given
 
     def _drop(self, client: str, turn: asyncio.Future[None]) -> None:
+        self._returning.discard(turn)
         if turn in (line := self._lines.get(client, deque())):
             line.remove(turn)
             if not line:

@@ -27,7 +27,7 @@ from ananke_server.engine.admission import Admission
 from ananke_server.engine.attempts import Attempt, verification, verified_attempt
 from ananke_server.engine.figures import EngineFigures
 from ananke_server.engine.life import EngineLife, EngineState, Rest
-from ananke_server.engine.prompt import prompt_tokens
+from ananke_server.engine.prompt import prompt_tokens, require_size
 from ananke_server.engine.request import Delta, Emit, GenerateRequest, GenerateResult
 from ananke_server.engine.sampling import sampling_params
 from ananke_server.engine.start import device_name, start_engine
@@ -150,6 +150,7 @@ class GuidedEngine:
         Raises:
             AnankeError: with the code of whatever went wrong.
         """
+        require_size(request.prompt, self.settings.max_prompt_bytes)
         if self.pending >= self.settings.max_pending:
             self._admission.make_room(request.client)
         timeline = timeline or Timeline()
@@ -185,7 +186,7 @@ class GuidedEngine:
         async def sample(tried: SamplingParams, number: int, pass_on: Emit) -> Attempt:
             request_id = request.request_id if number == 1 else f"{request.request_id}-{number}"
             async with (
-                self._admission.place(request.client),
+                self._admission.place(request.client, again=number > 1),
                 self.life.engine() as engine,
                 engine.guide(compiled.grammar, tried) as hold,
             ):

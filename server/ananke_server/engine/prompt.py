@@ -10,6 +10,15 @@ from ananke_client.errors import InvalidRequestError
 ChatMessage = dict[str, Any]
 
 
+def require_size(prompt: str, most: int) -> None:
+    """Raises:
+    InvalidRequestError: the prompt has more than so many UTF-8 bytes.
+    """
+    # A text has at least as many bytes as characters.
+    if len(prompt) > most or len(prompt.encode("utf-8", errors="replace")) > most:
+        raise InvalidRequestError(f"text_input is larger than the limit of {most} bytes: shorten it (max_prompt_bytes of the server)")
+
+
 def prompt_tokens(tokenizer: Any, prompt: str) -> list[int]:
     """The tokens of a prompt.
 

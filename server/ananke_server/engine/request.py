@@ -32,7 +32,9 @@ class GenerateRequest:
     traceparent: str = ""
     lease: float | None = None
     client: str = ""
-    """Whose request it is, for a fair share of the engine."""
+    """Whose request it is, for a fair share of the engine: the API key's name where keys are checked, else what the caller says."""
+    key_name: str = ""
+    """The name of the API key that the request came with, "" where none is checked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +44,8 @@ class Command:
     verb: Literal["cancel", "renew", "status"]
     names: tuple[str, ...] = ()
     """Request ids or attempt ids; ``status`` takes none."""
+    key_name: str = ""
+    """The name of the API key that the command came with: it is about requests of that key alone."""
 
 
 @dataclass(frozen=True, slots=True)

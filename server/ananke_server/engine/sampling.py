@@ -16,6 +16,9 @@ from ananke_client.errors import InvalidRequestError
 from ananke_server.repeats import repeated_key
 from ananke_server.settings import Settings
 
+_LONGEST = 4 << 20
+"""Characters of the JSON text."""
+
 SUPPORTED = frozenset(
     (
         *("n", "temperature", "top_p", "top_k", "min_p", "seed", "max_tokens", "min_tokens", "logprobs"),
@@ -74,6 +77,8 @@ def sampling_params(text: str | None, settings: Settings, *, constrained: bool, 
 def _load(text: str | None) -> dict[str, Any]:
     if not text:
         return {}
+    if len(text) > _LONGEST:
+        raise InvalidRequestError(f"sampling_parameters has {len(text)} characters; it takes {_LONGEST}")
     try:
         given = json.loads(text, object_pairs_hook=_unique)
     except (ValueError, RecursionError) as fault:

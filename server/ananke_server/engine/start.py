@@ -10,10 +10,12 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ananke_server.engine.figures import EngineFigures
+from ananke_server.engine.making import made_in_thread
 from ananke_server.engine.vllm_engine import VllmEngine
-from ananke_server.masking.board import ADDRESS_VARIABLE
+from ananke_server.masking.board import ADDRESS_VARIABLE, PARTS
 from ananke_server.masking.crew import MaskCrew
 from ananke_server.masking.tokenizer import TokenizerSource, served_source, served_tokenizer
+from ananke_server.memory import CPU_KV_CACHE_VARIABLE, cpu_kv_cache_gib
 from ananke_server.settings import Settings
 
 if TYPE_CHECKING:
@@ -27,6 +29,8 @@ _PROCESSORS = {"v1": "ananke_server.masking.vllm_v1:LlguidanceV1", "v2": "ananke
 async def start_engine(settings: Settings, figures: EngineFigures | None = None) -> VllmEngine:
     """An engine that can generate, and tells its ``figures`` with each step. Takes tens of seconds, in which the event loop goes on.
 
+    Where the awaiting task is cancelled, the processes that were started end before it does.
+
     Raises:
         ValueError: the settings ask for what masks are not made for.
         CrewDeadError: the mask processes ended at once.
@@ -39,6 +43,7 @@ async def start_engine(settings: Settings, figures: EngineFigures | None = None)
         rows=config.scheduler_config.max_num_seqs,
         processes=settings.mask_processes,
         lexer_states=settings.limits.lexer_states,
+        parts=max(PARTS, config.max_concurrent_batches + 1),
     )
     with ExitStack() as opened:
         opened.callback(crew.close)
@@ -55,12 +60,12 @@ def _configured(settings: Settings, runner: str) -> tuple[Any, TokenizerSource, 
     from vllm import AsyncEngineArgs
 
     config = AsyncEngineArgs(**engine_arguments(settings, runner)).create_engine_config()
-    _refuse_more_batches(config.parallel_config)
+    _refuse_other_batches(config.parallel_config)
     return config, served_source(config.model_config), served_tokenizer(config.model_config)
 
 
 async def _vllm(config: Any, figures: EngineFigures) -> Any:
-    """An ``AsyncLLM``, which is made in a thread, as that takes long, and ended again if nobody waits for it any more."""
+    """An ``AsyncLLM``."""
     from vllm.v1.engine.async_llm import AsyncLLM
 
     from ananke_server.engine.vllm_stats import stat_logger, take_beginnings_alone
@@ -68,12 +73,7 @@ async def _vllm(config: Any, figures: EngineFigures) -> Any:
     take_beginnings_alone()
     loggers: Any = [stat_logger(figures)]
     start = partial(AsyncLLM.from_vllm_config, config, stat_loggers=loggers, disable_log_stats=True)
-    made = asyncio.get_running_loop().run_in_executor(None, start)
-    try:
-        return await asyncio.shield(made)
-    except asyncio.CancelledError:
-        made.add_done_callback(lambda done: done.exception() or done.result().shutdown())
-        raise
+    return await made_in_thread(start, AsyncLLM.shutdown)
 
 
 def engine_arguments(settings: Settings, runner: str) -> dict[str, Any]:
@@ -86,21 +86,23 @@ def engine_arguments(settings: Settings, runner: str) -> dict[str, Any]:
         "max_model_len": settings.max_model_len,
         "max_num_seqs": settings.max_num_seqs,
         "tensor_parallel_size": settings.tensor_parallel_size,
+        "pipeline_parallel_size": settings.pipeline_parallel_size,
         "gpu_memory_utilization": settings.gpu_memory_utilization,
         "enforce_eager": on_cpu() if eager is None else eager,
         "load_format": settings.load_format,
         "logits_processors": [_PROCESSORS[runner]],
         "worker_extension_cls": "ananke_server.masking.worker.WorkerExtension",
-        "trust_remote_code": False,
+        "trust_remote_code": settings.trust_remote_code,
         "enable_sleep_mode": settings.idle_timeout is not None and settings.sleep_level > 0 and has_sleep(),
     } | settings.engine_args
 
 
-def _refuse_more_batches(parallel: Any) -> None:
-    """The board has room for two steps of one batch: pipeline stages would have more under way, data parallel engines others."""
-    for name in ("pipeline_parallel_size", "data_parallel_size", "prefill_context_parallel_size"):
+def _refuse_other_batches(parallel: Any) -> None:
+    """The board has the steps of one engine, whose logits rows are the same on all ranks of the last stage."""
+    for name in ("data_parallel_size", "prefill_context_parallel_size"):
         if (size := getattr(parallel, name)) > 1:
-            raise ValueError(f"engine_args: {name} is {size}, but masks are made for 1; use tensor_parallel_size")
+            cure = "use tensor_parallel_size, pipeline_parallel_size, or replicas"
+            raise ValueError(f"engine_args: {name} is {size}, but masks are made for 1; {cure}")
 
 
 def _dtype(settings: Settings) -> str:
@@ -135,8 +137,9 @@ def _prepare_environment(settings: Settings) -> str:
     # At DEBUG vLLM tells more of requests than a log may have.
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "INFO" if settings.log_level == "DEBUG" else settings.log_level)
     os.environ.setdefault("VLLM_WORKER_MULTIPROC_METHOD", "spawn")
-    os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", str(settings.cpu_kv_cache_gib))
     os.environ.setdefault("VLLM_USE_FLASHINFER_SAMPLER", "0")
+    if on_cpu():
+        os.environ[CPU_KV_CACHE_VARIABLE] = str(cpu_kv_cache_gib(settings))
     runner = settings.runner if settings.runner != "auto" else "v1" if on_cpu() else "v2"
     # Left to itself vLLM chooses by its build, and refuses a processor of the other runner.
     os.environ["VLLM_USE_V2_MODEL_RUNNER"] = "1" if runner == "v2" else "0"

@@ -5,7 +5,8 @@ wherever sampling runs; then the foreman rings the mask processes, and each fill
 is done. Whoever waits, waits for a number in this memory: the foreman for ``arrived``, a GPU's stream or the engine for
 ``done``. A step's number is never used twice. Its rows and masks lie in a part of the memory that the next step leaves alone, and
 the one after that too: the engine may announce a step while the GPU still works on the one before, and of a tensor-parallel
-group a GPU may be one step behind the one whose tokens the engine has seen.
+group a GPU may be one step behind the one whose tokens the engine has seen. With pipeline stages more steps are under way, and
+there is a part for each of them.
 """
 
 from __future__ import annotations
@@ -27,18 +28,19 @@ ROW = np.dtype([("ticket", np.uint64), ("placement", np.uint32), ("slot", np.uin
 """A row that needs a mask: its request's ticket, the request's stay in the batch, its slot, its prompt's length and its mask process."""
 
 PARTS = 3
-"""Step ``s`` has part ``s % PARTS``."""
+"""Parts that are enough for two batches under way, and a GPU that is a step behind."""
 _LINE = 64
 _PAGE = 4096
 _DEAD_STEP = 1 << 62
 
 
 class Size(NamedTuple):
-    """What a board is made for: rows (and slots) of a batch, words of a mask, mask processes."""
+    """What a board is made for: rows (and slots) of a batch, words of a mask, mask processes, steps that may be under way."""
 
     rows: int
     words: int
     processes: int
+    parts: int = PARTS
 
     @property
     def stride(self) -> int:
@@ -52,13 +54,13 @@ class Board:
     Attributes:
         arrived: ``[1]`` uint64, the last step whose newest tokens are in ``lengths`` and ``tokens``.
         done: ``[processes, 8]`` uint64, in the first column the last step of which a process has filled all its rows.
-        announced: ``[PARTS]`` uint64, the last step that needs masks.
-        counts: ``[PARTS]`` uint64, how many rows a step has.
-        rows: ``[PARTS, rows]`` of ``ROW``.
+        announced: ``[parts]`` uint64, the last step that needs masks.
+        counts: ``[parts]`` uint64, how many rows a step has.
+        rows: ``[parts, rows]`` of ``ROW``.
         lengths, tokens: ``[rows]`` int32, by slot: tokens of prompt and output, and the last of them.
-        stamps: ``[PARTS + 1, 2]`` int64 ns of one clock: when a step's logits were there, and when its masks were. The last pair is
+        stamps: ``[parts + 1, 2]`` int64 ns of one clock: when a step's logits were there, and when its masks were. The last pair is
             for ranks that nobody asks.
-        masks: ``[PARTS, rows, stride]`` int32: for each row the mask, a bit a token, the lowest first, and then the logits row.
+        masks: ``[parts, rows, stride]`` int32: for each row the mask, a bit a token, the lowest first, and then the logits row.
     """
 
     def __init__(self, memory: mmap.mmap, size: Size) -> None:
@@ -70,18 +72,22 @@ class Board:
         layout.skip(_LINE)
         self.arrived = layout.take((1,), np.uint64)
         self.done = layout.take((size.processes, _LINE // 8), np.uint64)
-        self.announced = layout.take((PARTS,), np.uint64)
-        self.counts = layout.take((PARTS,), np.uint64)
-        self.rows = layout.take((PARTS, size.rows), ROW)
+        self.announced = layout.take((size.parts,), np.uint64)
+        self.counts = layout.take((size.parts,), np.uint64)
+        self.rows = layout.take((size.parts, size.rows), ROW)
         self.lengths = layout.take((size.rows,), np.int32)
         self.tokens = layout.take((size.rows,), np.int32)
-        self.stamps = layout.take((PARTS + 1, 2), np.int64)
+        self.stamps = layout.take((size.parts + 1, 2), np.int64)
         layout.skip(-layout.offset % _PAGE)
-        self.masks = layout.take((PARTS, size.rows, size.stride), np.int32)
+        self.masks = layout.take((size.parts, size.rows, size.stride), np.int32)
+
+    def part(self, step: int) -> int:
+        """The part of the memory that a step has."""
+        return step % self.size.parts
 
     def asked(self, step: int) -> NDArray[Any]:
-        """The rows of a step that has been announced, ``[counts[step % PARTS]]`` of ``ROW``."""
-        part = step % PARTS
+        """The rows of a step that has been announced, ``[counts[part(step)]]`` of ``ROW``."""
+        part = self.part(step)
         return self.rows[part, : int(self.counts[part])]
 
     def open_gates(self, ends: NDArray[np.int32]) -> None:
@@ -175,10 +181,9 @@ def open_board(address: str) -> tuple[Board, Bell]:
 def mapped(descriptor: int) -> Board:
     """The board of an open file."""
     memory = mmap.mmap(descriptor, 0)
-    rows, words, processes = np.frombuffer(memory, dtype=np.uint64, count=3).tolist()
-    return Board(memory, Size(rows, words, processes))
+    return Board(memory, Size(*np.frombuffer(memory, dtype=np.uint64, count=len(Size._fields)).tolist()))
 
 
 def _bytes(size: Size) -> int:
-    rows = PARTS * size.rows * (ROW.itemsize + 4 * size.stride) + 8 * size.rows
+    rows = size.parts * (size.rows * (ROW.itemsize + 4 * size.stride) + _LINE) + 8 * size.rows
     return rows + size.processes * _LINE + 16 * _LINE + 2 * _PAGE

@@ -15,7 +15,7 @@ from typing import Any
 
 from llguidance import LLTokenizer
 
-from ananke_server.masking.board import BoardFile, Size
+from ananke_server.masking.board import PARTS, BoardFile, Size
 from ananke_server.masking.messages import Inbox, Message, packed
 from ananke_server.masking.tickets import Failure, Outcome, Ticket
 from ananke_server.masking.tokenizer import TokenizerSource, eos_mask
@@ -60,15 +60,18 @@ class MaskCrew:
             self._loop.add_reader(connection.fileno(), self._listen, number, Inbox())
 
     @classmethod
-    def start(cls, source: TokenizerSource, tokenizer: LLTokenizer, *, rows: int, processes: int, lexer_states: int) -> MaskCrew:
+    def start(
+        cls, source: TokenizerSource, tokenizer: LLTokenizer, *, rows: int, processes: int, lexer_states: int, parts: int = PARTS
+    ) -> MaskCrew:
         """Start the processes; returns at once. They take about a second to come up.
 
         Args:
             source: the tokenizer for the processes.
             tokenizer: the same, loaded.
             rows: of the engine's largest batch.
+            parts: steps that may be under way.
         """
-        file = BoardFile.create(Size(rows, (tokenizer.vocab_size + 31) // 32, processes))
+        file = BoardFile.create(Size(rows, (tokenizer.vocab_size + 31) // 32, processes, parts))
         pairs = [socket.socketpair() for _ in range(processes)]
         theirs = [pair[1].fileno() for pair in pairs]
         descriptors = [file.memory, file.bell[0], *theirs]

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from ananke_server.masking import bitmask_kernel as kernels
-from ananke_server.masking.board import PARTS, Board
+from ananke_server.masking.board import Board
 from ananke_server.masking.placements import Asked
 
 _PORTABLE = 1
@@ -50,7 +50,7 @@ class CudaGate:
         self._newest = HostPointer(board.lengths.ctypes.data), HostPointer(board.tokens.ctypes.data)
         self._arrived = board.arrived.ctypes.data
         self._masks = [HostPointer(masks.ctypes.data) for masks in board.masks]
-        pairs = board.stamps[..., None] if stamps else [board.stamps[-1, :, None]] * PARTS
+        pairs = board.stamps[..., None] if stamps else [board.stamps[-1, :, None]] * board.size.parts
         self._stamps = [[HostPointer(moment.ctypes.data, torch.int64) for moment in pair] for pair in pairs]
         self._waits = np.zeros(board.size.processes, dtype=_OPERATION)
         self._waits["kind"], self._waits["flags"] = _WAIT_VALUE_64, _GREATER_OR_EQUAL
@@ -69,7 +69,7 @@ class CudaGate:
         self._driver.write(stream, self._arrived, step)
 
     def apply(self, step: int, asked: Asked, logits: torch.Tensor) -> None:
-        part = step % PARTS
+        part = self._board.part(step)
         logits_there, masks_there = self._stamps[part]
         stream = torch.cuda.current_stream().cuda_stream
         waits = self._waits[asked.owners]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from ananke_server.masking.bitmask import forbid
-from ananke_server.masking.board import PARTS, Board
+from ananke_server.masking.board import Board
 from ananke_server.masking.placements import Asked
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ class HostGate:
         self._board.arrived[0] = step
 
     def apply(self, step: int, asked: Asked, logits: torch.Tensor) -> None:
-        board, part = self._board, step % PARTS
+        board, part = self._board, self._board.part(step)
         begun = time.perf_counter_ns()
         while (board.done[asked.owners, 0] < step).any():
             time.sleep(_PAUSE)

@@ -18,7 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 from llguidance import LLTokenizer
 
-from ananke_server.masking.board import PARTS, Board
+from ananke_server.masking.board import Board
 from ananke_server.masking.guides import Guide
 from ananke_server.masking.matchers import MatcherPool
 from ananke_server.masking.messages import Inbox, Message, packed
@@ -69,7 +69,7 @@ class MaskProcess:
 
     def _fill(self, step: int) -> None:
         """Fill this process's masks of a step whose newest tokens have arrived."""
-        board, part = self._board, step % PARTS
+        board, part = self._board, self._board.part(step)
         begun = time.perf_counter_ns()
         rows = board.asked(step)
         mine = np.flatnonzero(rows["owner"] == self._number)
@@ -98,7 +98,7 @@ class MaskProcess:
     def _note_wait(self, step: int) -> None:
         """How long the engine waited for the masks of the step before: known now that its tokens are there, and not much longer."""
         last, guides = self._last
-        logits_there, masks_there = self._board.stamps[last % PARTS].tolist()
+        logits_there, masks_there = self._board.stamps[self._board.part(last)].tolist()
         if last == step - 1 and logits_there:
             for guide in guides:
                 guide.record.wait_ns.append(max(0, masks_there - logits_there))

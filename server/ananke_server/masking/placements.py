@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ananke_server.masking.board import PARTS, ROW, Bell, Board
+from ananke_server.masking.board import ROW, Bell, Board
 from ananke_server.masking.tickets import Ticket
 
 
@@ -37,7 +37,7 @@ class Placements:
         self._guided = np.zeros(board.size.rows, dtype=np.bool_)
         self._stays = 0
         self._changes = 0
-        self._last: list[tuple[tuple[int, bytes] | None, Asked]] = [(None, NOTHING)] * PARTS
+        self._last: list[tuple[tuple[int, bytes] | None, Asked]] = [(None, NOTHING)] * board.size.parts
 
     def __bool__(self) -> bool:
         return bool(self._guided.any())
@@ -78,7 +78,7 @@ class Placements:
         Costs some 20 us and the foreman's bell; less where the batch is that of the step whose part of the board
         this one takes over. That step has to be over.
         """
-        part = step % PARTS
+        part = self.board.part(step)
         batch = (self._changes, slots.tobytes())
         if self._last[part][0] != batch:
             self._last[part] = batch, self._write(part, slots)

@@ -38,6 +38,7 @@ class EngineFacts:
             "quantization": None if model.quantization is None else str(model.quantization),
             "max_model_len": int(model.max_model_len),
             "tensor_parallel_size": int(config.parallel_config.tensor_parallel_size),
+            "pipeline_parallel_size": int(config.parallel_config.pipeline_parallel_size),
             "enforce_eager": bool(model.enforce_eager),
         }
         return cls(identity.to_json(), engine, device)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Literal
 
@@ -10,6 +11,7 @@ from pydantic import ValidationError, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
 
 from ananke_server.launch import PROJECT
+from ananke_server.settings.agreement import require_agreement
 from ananke_server.settings.nearest import no_such
 from ananke_server.settings.sections import (
     ConstraintsSection,
@@ -26,7 +28,7 @@ from ananke_server.settings.sections import (
 )
 from ananke_server.settings.sources import ENVIRONMENT, PREFIX, ConfigError, sources
 
-__all__ = ["ConfigError", "Settings", "load_settings"]
+__all__ = ["ConfigError", "Settings", "is_loopback", "load_settings"]
 
 
 class Settings(
@@ -60,6 +62,23 @@ class Settings(
             raise ValueError(f"{fault} (available_models lists those that may be served)")
         return self
 
+    @model_validator(mode="after")
+    def _agree(self) -> Settings:
+        require_agreement(self)
+        return self
+
+    @model_validator(mode="after")
+    def _encrypted(self) -> Settings:
+        certificate, key, authorities = self.tls_certificate_file, self.tls_key_file, self.tls_client_ca_file
+        if (certificate is None) != (key is None):
+            raise ValueError("tls_certificate_file and tls_key_file belong together: set both, or neither")
+        if authorities is not None and certificate is None:
+            raise ValueError("tls_client_ca_file asks for certificates over TLS: set tls_certificate_file and tls_key_file too")
+        if certificate is not None and self.http_host is not None and not is_loopback(self.http_host):
+            cure = "set http_host to 127.0.0.1 and put a proxy with TLS before it"
+            raise ValueError(f"http_host is {self.http_host}, but Triton's HTTP has no TLS, and TLS is asked for: {cure}")
+        return self
+
     @classmethod
     def settings_customise_sources(
         cls,
@@ -89,6 +108,16 @@ def load_settings(environment: Mapping[str, str] | None = None) -> Settings:
         raise ConfigError(_unparsed(str(fault))) from None
     finally:
         ENVIRONMENT.reset(token)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether an address is reached from this machine alone."""
+    if host == "localhost":
+        return True
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def _unparsed(message: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, is_dataclass
 from difflib import get_close_matches
+from pathlib import Path
 from typing import Any
 
 from pydantic import SecretStr
@@ -19,7 +20,10 @@ ENVIRONMENT_LAYER = "environment"
 
 _NOT_SETTINGS = frozenset(
     f"{PREFIX}{name}"
-    for name in ("CONFIG", "DEVICE", "TORCH_INDEX", "GRPC_URL", "HTTP_URL", "API_KEY", "BOARD", "STAGE_TIMES", "COMPLETE")
+    for name in (
+        *("CONFIG", "DEVICE", "TORCH_INDEX", "BOARD", "STAGE_TIMES", "COMPLETE"),
+        *("GRPC_URL", "HTTP_URL", "API_KEY", "CA_FILE", "CLIENT_CERTIFICATE_FILE", "CLIENT_KEY_FILE"),
+    )
 )
 """Variables of set-up, clients and tools."""
 
@@ -62,19 +66,13 @@ def shown(value: Any) -> str:
 
 
 def fault_line(error: Mapping[str, Any]) -> str:
-    """A fault of pydantic's in one line: the setting as its source names it, its value unless that is secret, and what is wrong."""
+    """A fault of pydantic's in one line: each setting as its source names it, its value unless that is secret, and what is wrong."""
     message = str(error["msg"]).removeprefix("Value error, ").replace("Input should", "it should")
     path = [str(part) for part in error["loc"]]
-    if not path:
-        return message
-    layers, name, inner = _layers(), path[0], path[1] if len(path) > 1 else None
-    layer = _strongest(layers, name, inner)
-    origin = layer.place(name, inner) if layer else name
-    given = layer.values.get(name) if layer else None
-    if isinstance(given, dict) and inner is not None:
-        given = given.get(inner)
-    is_shown = isinstance(given, str | int | float) and "Secret" not in str(Settings.model_fields[name].annotation)
-    return f"{origin}{f'={str(given)[:60]}' if is_shown else ''}: {message}"
+    layers = _layers()
+    at_fault = [_given(layers, path[0], path[1] if len(path) > 1 else None)] if path else []
+    at_fault += [_given(layers, name) for name in error.get("ctx", {}).get("settings", ())]
+    return ": ".join([*([", ".join(at_fault)] if at_fault else []), message])
 
 
 def unknown_variables() -> Iterator[tuple[str, str]]:
@@ -109,10 +107,20 @@ def _layers() -> list[_Layer]:
     return layers
 
 
+def _given(layers: list[_Layer], name: str, inner: str | None = None) -> str:
+    """A setting as its source names it, with its value unless that is secret."""
+    layer = _strongest(layers, name, inner)
+    value = layer.values[name] if layer else Settings.model_fields[name].get_default(call_default_factory=True)
+    if isinstance(value, dict) and inner is not None:
+        value = value.get(inner)
+    is_shown = isinstance(value, str | int | float | Path) and "Secret" not in str(Settings.model_fields[name].annotation)
+    origin = layer.place(name, inner) if layer else name
+    return origin + (f"={str(value)[:60]}" if is_shown else "")
+
+
 def _strongest(layers: list[_Layer], name: str, inner: str | None) -> _Layer | None:
     for layer in layers:
-        value = layer.values.get(name)
-        if value is not None and (inner is None or not isinstance(value, dict) or inner in value):
+        if name in layer.values and (inner is None or not isinstance(value := layer.values[name], dict) or inner in value):
             return layer
     return None
 

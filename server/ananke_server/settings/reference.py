@@ -17,32 +17,32 @@ from ananke_server.settings import Settings
 from ananke_server.settings.effective import shown
 from ananke_server.settings.presets import GPU_PROFILES, PRESETS, Presets
 from ananke_server.settings.sections import SECTIONS
+from ananke_server.settings.sources import CAN_BE_NONE
 
 _WIDTH = 120
 _HEAD = (
     "The configuration of the server: every key, at its default. To set one, remove the # before it.\n\n"
     "Stronger than this file are environment variables: a key's name in capitals after ANANKE_, as ANANKE_MAX_NUM_SEQS, and for a "
-    "key within another key two underscores, as ANANKE_LIMITS__BYTES. Weaker are the preset and the GPU's profile. `make config` "
-    "prints what holds and where it came from; ANANKE_CONFIG names another file than this. docs/CONFIGURATION.md has the same as "
-    "tables."
+    "key within another key two underscores, as ANANKE_LIMITS__BYTES. Weaker are the preset and the GPU's profile. Where the default "
+    "is null, null here or `none` in the environment sets the key back to it, whatever a preset says. `make config` prints what "
+    "holds and where it came from; ANANKE_CONFIG names another file than this. docs/CONFIGURATION.md has the same as tables."
 )
 
 
 def config_text() -> str:
     """The text of config.yaml: keys are commented out with ``#`` alone, descriptions with ``#`` and a space."""
-    lines = [*_comment(_HEAD), "", *_comment(_description(Settings.model_fields["preset"], PRESETS)), "#preset:"]
+    lines = [*_comment(_HEAD), "", *_entry("preset", Settings.model_fields["preset"], PRESETS)]
     for section, settings in SECTIONS.items():
         lines += ["", *_comment(settings.__doc__ or ""), f"{section}:"]
         for name, field in settings.model_fields.items():
-            lines += [f"  {line}" for line in _entry(name, field)]
+            lines += [f"  {line}" for line in _entry(name, field, GPU_PROFILES if name == "gpu_profile" else None)]
     return "\n".join(lines) + "\n"
 
 
-def _entry(name: str, field: FieldInfo) -> Iterator[str]:
-    presets = GPU_PROFILES if name == "gpu_profile" else None
+def _entry(name: str, field: FieldInfo, presets: Presets | None) -> Iterator[str]:
     yield from _comment(_description(field, presets))
     if not is_dataclass(field.annotation):
-        yield f"#{name}:{_yaml(_default(field))}"
+        yield f"#{name}:{' null' if name in CAN_BE_NONE else _yaml(_default(field))}"
         return
     yield f"#{name}:"
     described = _docstrings(field.annotation)
@@ -67,7 +67,8 @@ def tables() -> str:
 
 def _rows(name: str, field: FieldInfo) -> Iterator[str]:
     if not is_dataclass(field.annotation):
-        yield f"| `{name}` | `ANANKE_{name.upper()}` |{_cell(_default(field))}| {_description(field)} |"
+        default = " `none` " if name in CAN_BE_NONE else _cell(_default(field))
+        yield f"| `{name}` | `ANANKE_{name.upper()}` |{default}| {_description(field)} |"
         return
     yield f"| `{name}` | | | {_description(field)} |"
     described = _docstrings(field.annotation)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -19,18 +20,24 @@ from ananke_server.settings.nearest import no_such
 _RESERVED_ENGINE_ARGS = frozenset(
     {"logits_processors", "worker_extension_cls", "speculative_config", "enable_trace_replay", "enable_batch_sharded_sampling"}
 )
+# What has a setting of its own, with its own checks, and what would read a client's tensors by unpickling them.
+_OWN_SETTINGS = frozenset({"trust_remote_code", "load_format"})
+_UNSAFE_ENGINE_ARGS = frozenset({"enable_prompt_embeds", "enable_mm_embeds"})
+_PICKLES = frozenset({"pt", "npcache"})
 _NO_LORA = "LoRA adapters are not served: merge the adapter into the model, or leave enable_lora false"
 _MOST_VALIDATE_INSTANCES = 8
 
 ProjectPath = Annotated[Path, AfterValidator(lambda path: PROJECT / path.expanduser())]
 """A path that starts at the project's folder where it is relative."""
 Port = Annotated[int, Field(gt=0, le=65535)]
+Endpoint = Literal["model-repository", "shared-memory", "trace", "logging", "metadata", "model-config", "statistics"]
+"""A group of Triton's endpoints, by Triton's own name."""
 
 
 class Section(BaseModel):
     """A section of config.yaml; the docstring of a field is its description there."""
 
-    model_config = ConfigDict(use_attribute_docstrings=True, frozen=True, protected_namespaces=())
+    model_config = ConfigDict(use_attribute_docstrings=True, frozen=True, protected_namespaces=(), allow_inf_nan=False)
 
 
 class ServiceSection(Section):
@@ -44,6 +51,8 @@ class ServiceSection(Section):
     """Triton's HTTP, with its generate extension."""
     grpc_port: Port = 8001
     """Triton's gRPC."""
+    http_host: str | None = None
+    """The address of Triton's HTTP alone; by default `host`, or 127.0.0.1 where gRPC has TLS, since Triton's HTTP has none."""
 
 
 class ModelSection(Section):
@@ -59,8 +68,10 @@ class ModelSection(Section):
     """The type of weights and activations; by default the model's own on a GPU, float32 on CPU."""
     max_model_len: int | None = Field(default=None, gt=0)
     """Tokens of prompt and output together; the model's own limit by default."""
-    load_format: str = "auto"
-    """vLLM's loader of weights."""
+    load_format: str = "safetensors"
+    """vLLM's loader of weights; those that read pickles, `pt` and `npcache`, are refused."""
+    trust_remote_code: bool = False
+    """Run Python code that the model's repository brings, with all that the server may do; only for a repository that you have read."""
     enable_lora: bool = False
     """LoRA adapters; always false, as masks are not tested with them."""
 
@@ -68,6 +79,13 @@ class ModelSection(Section):
     @classmethod
     def _from_the_project(cls, model: str) -> str:
         return next((str(folder) for folder in (Path(model).absolute(), PROJECT / model) if folder.is_dir()), model)
+
+    @field_validator("load_format")
+    @classmethod
+    def _no_pickles(cls, load_format: str) -> str:
+        if load_format in _PICKLES:
+            raise ValueError("it reads pickles, which run code as they are read: convert the weights to safetensors")
+        return load_format
 
     @field_validator("enable_lora")
     @classmethod
@@ -83,7 +101,9 @@ class GpuSection(Section):
     gpu_profile: Literal["a100-40gb", "a100-80gb"] | None = None
     """Defaults that suit a GPU, for models of about 7B in 16 bits; whatever is set elsewhere wins over them."""
     tensor_parallel_size: int = Field(default=1, gt=0)
-    """GPUs that share the model."""
+    """GPUs that share each layer of the model."""
+    pipeline_parallel_size: int = Field(default=1, gt=0)
+    """Stages that the model's layers are spread over, each of `tensor_parallel_size` GPUs: for a model that outgrows those."""
     gpu_memory_utilization: float = Field(default=0.9, gt=0, le=1)
     """Share of each GPU's memory that vLLM takes for weights, activations and KV cache."""
 
@@ -102,7 +122,7 @@ class ContainerSection(Section):
     overloaded."""
     idle_timeout: float | None = Field(default=None, gt=0)
     """Seconds without a request after which the engine lets go of its GPU, until the next request wakes it; by default never."""
-    sleep_level: Literal[0, 1, 2] = 1
+    sleep_level: int = Field(default=1, ge=0, le=2)
     """How deep the engine sleeps then: 1 keeps the weights in the host's memory, 2 reads them again from where they came, and 0
     ends its processes, which is also what happens on CPU."""
 
@@ -181,8 +201,14 @@ class PerformanceSection(Section):
     def _leave_masking_alone(cls, engine_args: dict[str, Any]) -> dict[str, Any]:
         if taken := sorted(engine_args.keys() & _RESERVED_ENGINE_ARGS):
             raise ValueError(f"{', '.join(taken)} would break masking and cannot be set")
+        if taken := sorted(engine_args.keys() & _OWN_SETTINGS):
+            raise ValueError(f"{', '.join(taken)} cannot be set here: use the setting of that name")
+        if taken := sorted(engine_args.keys() & _UNSAFE_ENGINE_ARGS):
+            raise ValueError(f"{', '.join(taken)} would have a client's tensors deserialised and cannot be set")
         if engine_args.get("enable_lora"):
             raise ValueError(_NO_LORA)
+        if own := sorted(engine_args.keys() & {name for section in SECTIONS.values() for name in section.model_fields}):
+            raise ValueError(f"{', '.join(own)} would go behind the setting of that name: set that in its place")
         return engine_args
 
 
@@ -215,12 +241,41 @@ class ProvenanceSection(Section):
 
 
 class SecuritySection(Section):
-    """Keys."""
+    """Who may call, what is closed, what is encrypted, and the key that signs."""
 
+    api_key_file: ProjectPath | None = None
+    """Names and hashes of the API keys that are admitted, a line each; without it no key is checked. `make api-key NAME=...` makes a
+    key. The file is read again when it changes."""
+    closed_endpoints: list[Endpoint] = Field(default=["model-repository", "shared-memory", "trace", "logging"])
+    """Endpoints of Triton's that answer only a caller who sends `management_key`: those named, or `metadata`, `model-config`,
+    `statistics`."""
+    management_key: SecretStr | None = None
+    """What opens them, 32 characters or more; by default a random one for each start, which nobody is told. It is on Triton's command
+    line, where users of the same machine can see it."""
+    tls_certificate_file: ProjectPath | None = None
+    """The server's certificate with its chain, in PEM: gRPC is then encrypted, and HTTP bound to 127.0.0.1."""
+    tls_key_file: ProjectPath | None = None
+    """The private key of that certificate, in PEM, not encrypted."""
+    tls_client_ca_file: ProjectPath | None = None
+    """Authorities, in PEM, one of which a client's certificate must come from (mutual TLS); without it clients need none."""
+    max_prompt_bytes: int = Field(default=4 << 20, gt=0)
+    """UTF-8 bytes of a request's `text_input`."""
     signing_key_file: ProjectPath | None = None
     """An Ed25519 private key in PEM that signs provenance; without one it is unsigned. `make key` makes one."""
     signing_key: SecretStr | None = None
     """The key itself, in place of a file; a line's end may be written as `\\n`. Better kept in the environment than in this file."""
+
+    @field_validator("closed_endpoints")
+    @classmethod
+    def _once_each(cls, closed: list[Endpoint]) -> list[Endpoint]:
+        return list(dict.fromkeys(closed))
+
+    @field_validator("management_key")
+    @classmethod
+    def _hard_to_guess(cls, key: SecretStr | None) -> SecretStr | None:
+        if key is not None and not re.fullmatch(r"[A-Za-z0-9_-]{32,256}", key.get_secret_value()):
+            raise ValueError("it should be 32 to 256 letters, digits, - and _")
+        return key
 
 
 class MonitoringSection(Section):
@@ -228,6 +283,8 @@ class MonitoringSection(Section):
 
     metrics_port: Port = 8002
     """Prometheus metrics are served there, at `/metrics`."""
+    metrics_host: str | None = None
+    """The address that this port is bound to; by default `host`."""
 
 
 SECTIONS: dict[str, type[Section]] = {

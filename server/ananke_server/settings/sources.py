@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from contextvars import ContextVar
 from dataclasses import is_dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import yaml
 from pydantic_settings import BaseSettings, EnvSettingsSource, InitSettingsSource
@@ -21,6 +21,13 @@ from ananke_server.settings.sections import SECTIONS
 PREFIX = "ANANKE_"
 CONFIG_VARIABLE = "ANANKE_CONFIG"
 CONFIG_FILE = PROJECT / "config.yaml"
+
+CAN_BE_NONE = {"preset"} | {
+    name for section in SECTIONS.values() for name, field in section.model_fields.items() if type(None) in get_args(field.annotation)
+}
+"""Settings that have a meaning where they have no value, to which a stronger source can set them back."""
+NONE = ("none", "null")
+"""How such a setting is set to no value in the environment; in a file YAML's own ``null`` does it too."""
 
 ENVIRONMENT: ContextVar[Mapping[str, str] | None] = ContextVar("environment", default=None)
 """Read in place of this process's environment where it is set."""
@@ -46,12 +53,15 @@ def config_file() -> Path | None:
 class EnvironmentSource(EnvSettingsSource):
     """The variables ``ANANKE_...``; an empty one counts as unset."""
 
+    def __call__(self) -> dict[str, Any]:
+        return {key: _told(key, value) for key, value in super().__call__().items()}
+
     def _load_env_vars(self) -> Mapping[str, str | None]:
         return parse_env_vars(environment(), self.case_sensitive, self.env_ignore_empty, self.env_parse_none_str)
 
 
 class FileSource(InitSettingsSource):
-    """config.yaml; a key without a value counts as left out."""
+    """config.yaml; a key without a value sets a setting that can be none to none, and counts as left out of any other."""
 
     def __init__(self, settings_cls: type[BaseSettings]) -> None:
         file = config_file()
@@ -112,9 +122,10 @@ def read_config(file: Path) -> dict[str, Any]:
 
 def _by_key(content: Mapping[str, Any]) -> dict[str, Any]:
     """The sections' settings in one mapping."""
-    values = {"preset": content.get("preset")}
+    values: dict[str, Any] = {}
     for section, settings in content.items():
         if section == "preset":
+            values["preset"] = _told("preset", settings)
             continue
         if section not in SECTIONS:
             raise ConfigError(_unknown(section))
@@ -123,8 +134,13 @@ def _by_key(content: Mapping[str, Any]) -> dict[str, Any]:
             if key not in known:
                 raise ConfigError(_unknown(key, section))
             nested = is_dataclass(known[key].annotation)
-            values[key] = (_given(_mapping(value, f"{section}.{key}")) or None) if nested else value
-    return _given(values)
+            values[key] = (_given(_mapping(value, f"{section}.{key}")) or None) if nested else _told(key, value)
+    return {key: value for key, value in values.items() if value is not None or key in CAN_BE_NONE}
+
+
+def _told(key: str, value: Any) -> Any:
+    """A setting's value as its source has it, with the words for no value understood where the setting can have none."""
+    return None if key in CAN_BE_NONE and isinstance(value, str) and value in NONE else value
 
 
 def _unknown(name: str, section: str | None = None) -> str:

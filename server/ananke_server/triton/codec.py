@@ -12,6 +12,8 @@ import triton_python_backend_utils as pb_utils
 
 from ananke_client.errors import AnankeError, ErrorCode, InternalError, InvalidConstraintError, InvalidRequestError, to_wire
 from ananke_server.engine.request import Command, Delta, GenerateRequest, GenerateResult
+from ananke_server.triton.access import Access
+from ananke_server.triton.under_way import MOST_NAMES
 
 WANTS = ("return_finish_reason", "return_cumulative_logprob", "return_logprobs", "return_num_input_tokens", "return_num_output_tokens")
 
@@ -24,6 +26,7 @@ _PARAMETERS = frozenset((*_OURS, *_TRITONS))
 
 # By name: while Triton completes a model's configuration, pb_utils has no TritonError yet.
 _TRITON_CODES = {
+    ErrorCode.UNAUTHENTICATED: "INVALID_ARG",
     ErrorCode.INVALID_REQUEST: "INVALID_ARG",
     ErrorCode.INVALID_CONSTRAINT: "INVALID_ARG",
     ErrorCode.UNSUPPORTED_CONSTRAINT: "INVALID_ARG",
@@ -46,16 +49,18 @@ def triton_error(error: Exception) -> Any:
     return pb_utils.TritonError(to_wire(known), status)
 
 
-def decode_request(request: Any) -> GenerateRequest | Command:
+def decode_request(request: Any, access: Access) -> GenerateRequest | Command:
     """A request of ``guided_vllm``, or a command about others.
 
     Raises:
+        UnauthenticatedError, EngineUnavailableError: its API key is not admitted.
         InvalidRequestError: a tensor or parameter is missing or wrong.
         InvalidConstraintError: the constraint is not UTF-8.
     """
+    parameters, key_name = access.admit(request)
+    _check_names(parameters)
     prompt = text_of(request, "text_input")
-    parameters = _parameters(request)
-    if command := _command(parameters):
+    if command := _command(parameters, key_name):
         if prompt is not None:
             raise InvalidRequestError(f"{command.verb} is a command of its own: send it without text_input")
         return command
@@ -68,7 +73,8 @@ def decode_request(request: Any) -> GenerateRequest | Command:
         attempt_id=_text_parameter(parameters, "attempt_id") or "",
         traceparent=_text_parameter(parameters, "traceparent") or "",
         lease=_seconds(parameters, "lease_ms"),
-        client=_text_parameter(parameters, "client_id") or "",
+        client=key_name or _text_parameter(parameters, "client_id") or "",
+        key_name=key_name,
         prompt=prompt,
         constraint=text_of(request, "constraint"),
         sealed=sealed or None,
@@ -80,23 +86,24 @@ def decode_request(request: Any) -> GenerateRequest | Command:
     )
 
 
-def _parameters(request: Any) -> dict[str, Any]:
-    """The request's parameters. Over HTTP every key that names no tensor becomes one: a misspelt ``constraint`` must not pass."""
-    parameters: dict[str, Any] = json.loads(request.parameters() or "{}")
+def _check_names(parameters: dict[str, Any]) -> None:
+    """Over HTTP every key that names no tensor becomes a parameter: a misspelt ``constraint`` must not pass."""
     for name in parameters:
         if name not in _PARAMETERS and not name.startswith("triton_"):
             close = difflib.get_close_matches(name, _INPUTS, n=1)
             hint = f"; did you mean {close[0]}?" if close else f"; inputs: {', '.join(_INPUTS)}"
             raise InvalidRequestError(f"unknown input or parameter {name!r}{hint}")
-    return parameters
 
 
-def _command(parameters: dict[str, Any]) -> Command | None:
-    commands = [Command(verb, tuple(lines.split("\n"))) for verb in _COMMANDS if (lines := _text_parameter(parameters, verb)) is not None]
+def _command(parameters: dict[str, Any], key_name: str) -> Command | None:
+    given = {verb: _text_parameter(parameters, verb) for verb in _COMMANDS}
+    commands = [Command(verb, tuple(lines.split("\n")), key_name) for verb, lines in given.items() if lines is not None]
     if (status := parameters.get("status")) is not None:
         if status is not True:
             raise InvalidRequestError("the parameter status is true, or not sent")
         commands.append(Command("status"))
+    if commands and len(commands[0].names) > MOST_NAMES:
+        raise InvalidRequestError(f"a command names at most {MOST_NAMES} requests, not {len(commands[0].names)}: send several")
     if len(commands) > 1:
         raise InvalidRequestError(f"{' and '.join(command.verb for command in commands)} are {len(commands)} commands: send one")
     return commands[0] if commands else None

@@ -15,11 +15,14 @@ from typing import Any
 from ananke_client.errors import CancelledError, InvalidRequestError
 from ananke_server.engine.request import Command, GenerateRequest
 from ananke_server.logs import configure_logging
+from ananke_server.protection import usual_stacks
 from ananke_server.settings import load_settings
+from ananke_server.triton.access import Access
 from ananke_server.triton.cancellation import CancellationWatch
 from ananke_server.triton.codec import decode_request
 from ananke_server.triton.relay import relay_path
 from ananke_server.triton.relay_client import RelayClient
+from ananke_server.triton.request_metrics import RefusedRequests
 from ananke_server.triton.responses import ResponsePipe, Responses
 
 logger = logging.getLogger(__name__)
@@ -33,9 +36,13 @@ class TritonPythonModel:
 
     def initialize(self, args: dict[str, str]) -> None:
         """Ready at once; the engine is called when the first request comes."""
-        configure_logging(load_settings())
+        settings = load_settings()
+        configure_logging(settings)
+        usual_stacks()
+        self._access = Access.of(settings)
         self._pipe = ResponsePipe()
         self._cancellation = CancellationWatch()
+        self._refused = RefusedRequests()
         self._tasks: set[asyncio.Task[None]] = set()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="ananke-once", daemon=True)
@@ -47,9 +54,10 @@ class TritonPythonModel:
         for triton_request in requests:
             sender = triton_request.get_response_sender()
             try:
-                request = _decoded(triton_request)
+                request = _decoded(triton_request, self._access)
             except Exception as error:  # every request gets its answer
                 self._pipe.open(sender).fail(error)
+                self._refused.count(error)
                 continue
             responses = self._pipe.open(sender, request.wants)
             asyncio.run_coroutine_threadsafe(self._answer(request, responses), self._loop)
@@ -61,6 +69,7 @@ class TritonPythonModel:
         self._thread.join()
         self._cancellation.close()
         self._pipe.close()
+        self._refused.close()
         # What cycles still hold of Triton's has to go before its shared memory does.
         gc.collect()
 
@@ -89,8 +98,8 @@ class TritonPythonModel:
         await self._relay.close()
 
 
-def _decoded(triton_request: Any) -> GenerateRequest:
-    request = decode_request(triton_request)
+def _decoded(triton_request: Any, access: Access) -> GenerateRequest:
+    request = decode_request(triton_request, access)
     if isinstance(request, Command):
         raise InvalidRequestError(f"{request.verb} is a command to guided_vllm: send it there")
     if request.stream:

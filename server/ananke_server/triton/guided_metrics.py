@@ -6,18 +6,17 @@ import threading
 from collections import defaultdict
 from typing import TYPE_CHECKING
 
-from ananke_client.errors import AnankeError, ErrorCode
 from ananke_server.engine.life import EngineState
 from ananke_server.engine.request import GenerateResult
 from ananke_server.engine.timeline import Timeline
 from ananke_server.triton.compile_metrics import COMPILE_FAMILIES, compile_totals
 from ananke_server.triton.counters import Counters, Family, Key
+from ananke_server.triton.request_metrics import REQUEST_FAMILIES, code_of, ended
 from ananke_server.triton.responses import ResponsePipe
 
 if TYPE_CHECKING:
     from ananke_server.engine.engine import GuidedEngine
 
-REQUESTS = "ananke_requests_total"
 OUTPUTS = "ananke_outputs_total"
 INPUT_TOKENS = "ananke_input_tokens_total"
 OUTPUT_TOKENS = "ananke_output_tokens_total"
@@ -45,8 +44,7 @@ RESTARTS = "ananke_engine_restarts_total"
 
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0)
 _PACE = (0.002, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1.0, 2.5)
-GUIDED_FAMILIES = COMPILE_FAMILIES | {
-    REQUESTS: Family("Requests answered, by the constraint's kind and by outcome: ok, or the error's code", labels=("kind", "outcome")),
+GUIDED_FAMILIES = COMPILE_FAMILIES | REQUEST_FAMILIES | {
     OUTPUTS: Family(
         "Outputs of the requests that ended well, by what was promised of them, by what ended them, and by whether they satisfy: "
         "true, cut (they could not yet), false (a fault of ours), or none (no constraint)",
@@ -92,7 +90,7 @@ class GuidedMetrics:
         at_zero: list[Key] = [(STATE, (("state", state),)) for state in EngineState]
         # An alert is on its increase, which a counter that begins with its first event does not have.
         at_zero.append((OUTPUTS, (("guarantee", "exact"), ("finish_reason", "stop"), ("satisfied", "false"))))
-        at_zero.append((REQUESTS, (("kind", "none"), ("outcome", "ok"))))
+        at_zero.append(ended("none", "ok"))
         self._counters = Counters(GUIDED_FAMILIES, self._totals, self._observations, at_zero=at_zero)
 
     def count_result(self, result: GenerateResult, tokens: int, timeline: Timeline) -> None:
@@ -124,7 +122,7 @@ class GuidedMetrics:
 
     def _count(self, outcome: str, tokens: int, timeline: Timeline, counts: dict[Key, float], times: dict[str, float]) -> None:
         counts |= {
-            (REQUESTS, (("kind", timeline.kind), ("outcome", outcome))): 1,
+            ended(timeline.kind, outcome): 1,
             (INPUT_TOKENS, ()): timeline.input_tokens,
             (OUTPUT_TOKENS, ()): tokens,
             (DISCARDED_TOKENS, ()): max(0, timeline.tokens - tokens),
@@ -157,11 +155,6 @@ class GuidedMetrics:
         with self._lock:
             observed, self._observed = self._observed, []
         return observed
-
-
-def code_of(error: Exception) -> str:
-    """The code of an error; one that is not of the closed set is internal."""
-    return str(error.code if isinstance(error, AnankeError) else ErrorCode.INTERNAL)
 
 
 def _word(satisfied: bool | None) -> str:

@@ -15,8 +15,10 @@ from ananke_server.engine.request import Command, GenerateRequest
 from ananke_server.engine.timeline import Timeline
 from ananke_server.handover import Seal
 from ananke_server.logs import ContentLog, configure_logging
+from ananke_server.protection import usual_stacks
 from ananke_server.settings import load_settings
 from ananke_server.tracing import start_tracing
+from ananke_server.triton.access import Access, log_openness
 from ananke_server.triton.cancellation import CancellationWatch
 from ananke_server.triton.codec import decode_request
 from ananke_server.triton.guided_metrics import GuidedMetrics
@@ -43,6 +45,9 @@ class TritonPythonModel:
 
         settings = load_settings()
         configure_logging(settings)
+        usual_stacks()
+        log_openness(settings)
+        self._access = Access.of(settings)
         self._content = ContentLog(enabled=settings.log_content)
         self._pipe = ResponsePipe()
         self._cancellation = CancellationWatch()
@@ -60,7 +65,7 @@ class TritonPythonModel:
         for triton_request in requests:
             sender = triton_request.get_response_sender()
             try:
-                request = decode_request(triton_request)
+                request = decode_request(triton_request, self._access)
             except Exception as error:  # every request gets its answer
                 self._pipe.open(sender).fail(error)
                 self._metrics.count_error(error, 0, Timeline())
@@ -113,7 +118,7 @@ class TritonPythonModel:
                 responses.answer(json.dumps(self._engine.status() | {"last_error": self._record.last_error}))
                 return
             obey = self._under_way.cancel if command.verb == "cancel" else self._under_way.renew
-            running = [obey(name) for name in command.names]
+            running = [obey(name, command.key_name) for name in command.names]
             responses.answer(any(running))
         except Exception as error:  # every request gets its answer
             responses.fail(error)

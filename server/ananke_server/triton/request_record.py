@@ -9,7 +9,8 @@ from ananke_client.errors import AnankeError, ErrorCode
 from ananke_server.engine.request import GenerateRequest, GenerateResult
 from ananke_server.engine.timeline import Timeline
 from ananke_server.provenance.surroundings import now
-from ananke_server.triton.guided_metrics import GuidedMetrics, code_of
+from ananke_server.triton.guided_metrics import GuidedMetrics
+from ananke_server.triton.request_metrics import code_of
 
 if TYPE_CHECKING:
     from ananke_server.tracing.spans import Tracing
@@ -54,6 +55,7 @@ class RequestRecord:
             self._tracing.generation(request, outcome, tokens, timeline, finish_reason)
         if logger.isEnabledFor(logging.INFO):
             facts = {"outcome": outcome, "kind": timeline.kind, "input_tokens": timeline.input_tokens, "output_tokens": tokens}
+            facts |= {"key": request.key_name} if request.key_name else {}
             facts |= {f"{name}_ms": value for name, value in timeline.timing().items()}
             text = " ".join(f"{name}={value}" for name, value in facts.items())
             logger.info("request %s: %s", request.request_id, text, extra={"request_id": request.request_id, **facts})

@@ -17,6 +17,8 @@ from ananke_server.engine.request import GenerateRequest
 MEMORY_SECONDS = 5.0
 """How long a cancel waits for its request, and a finished request's name is known."""
 MOST_REMEMBERED = 4096
+MOST_NAMES = 4096
+"""Names in one command."""
 LONGEST_NAME = 256
 
 
@@ -53,6 +55,8 @@ class Entry:
 class UnderWay:
     """The requests under way, by request id and by attempt id; several may have one name. All belongs to one event loop.
 
+    Where API keys are checked, a command reaches the requests of its own key alone: ids are told apart by the key's name.
+
     A cancel that finds nothing waits ``MEMORY_SECONDS`` for its request, unless a request of that name has just ended: then it
     was meant for that one, and must not end the next.
     """
@@ -69,7 +73,8 @@ class UnderWay:
         Raises:
             CancelledError: its cancel came before it.
         """
-        names = {name for name in (request.caller_id, request.attempt_id) if 0 < len(name) <= LONGEST_NAME}
+        ids = {name for name in (request.caller_id, request.attempt_id) if 0 < len(name) <= LONGEST_NAME}
+        names = {_owned(name, request.key_name) for name in ids}
         early = [self._early.take(name) for name in names]
         if any(early):
             raise CancelledError("the caller cancelled the request before it came")
@@ -83,34 +88,34 @@ class UnderWay:
             for name in names:
                 self._leave(name, entry)
 
-    def cancel(self, name: str) -> bool:
-        """End every request of this name, or the first that comes soon; returns whether one was under way.
+    def cancel(self, name: str, key_name: str = "") -> bool:
+        """End every request of this name and API key, or the first that comes soon; returns whether one was under way.
 
         Raises:
             InvalidRequestError: no request can have this name.
         """
-        entries = self._named(name)
+        entries = self._named(name, key_name)
         for entry in entries:
             entry.cancel("the caller cancelled the request")
-        if not entries and name not in self._ended:
-            self._early.add(name)
+        if not entries and (owned := _owned(name, key_name)) not in self._ended:
+            self._early.add(owned)
         return bool(entries)
 
-    def renew(self, name: str) -> bool:
-        """Let the leases of this name's requests begin anew; returns whether one was under way.
+    def renew(self, name: str, key_name: str = "") -> bool:
+        """Let the leases of this name's and API key's requests begin anew; returns whether one was under way.
 
         Raises:
             InvalidRequestError: no request can have this name.
         """
-        entries = self._named(name)
+        entries = self._named(name, key_name)
         for entry in entries:
             entry.renew()
         return bool(entries)
 
-    def _named(self, name: str) -> list[Entry]:
+    def _named(self, name: str, key_name: str) -> list[Entry]:
         if not 0 < len(name) <= LONGEST_NAME:
             raise InvalidRequestError(f"a request id or attempt id to be named has 1 to {LONGEST_NAME} characters, not {len(name)}")
-        return list(self._entries.get(name, ()))
+        return list(self._entries.get(_owned(name, key_name), ()))
 
     def _leave(self, name: str, entry: Entry) -> None:
         entries = self._entries[name]
@@ -118,6 +123,11 @@ class UnderWay:
         if not entries:
             del self._entries[name]
             self._ended.add(name)
+
+
+def _owned(name: str, key_name: str) -> str:
+    # No key's name has a line's end.
+    return f"{key_name}\n{name}"
 
 
 class _Memory:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
-import json
 import logging
 import threading
 import time
@@ -23,9 +22,11 @@ from ananke_server.constraints.cache import BoundedCache
 from ananke_server.constraints.service import make_compiler
 from ananke_server.handover import Seal
 from ananke_server.logs import configure_logging
+from ananke_server.protection import usual_stacks
 from ananke_server.settings import load_settings
 from ananke_server.tracing import start_tracing
-from ananke_server.triton.codec import text_of
+from ananke_server.triton.access import Access
+from ananke_server.triton.codec import known_error, text_of, triton_error
 from ananke_server.triton.validate_metrics import ValidateMetrics
 
 logger = logging.getLogger(__name__)
@@ -48,6 +49,8 @@ class TritonPythonModel:
         """Start the sandbox, or join that of another instance; the model is ready when this returns."""
         settings = load_settings()
         configure_logging(settings)
+        usual_stacks()
+        self._access = Access.of(settings)
         _limit_arenas()
         self._compiler = make_compiler(settings)
         self._compiler.start()
@@ -61,16 +64,17 @@ class TritonPythonModel:
 
     def execute(self, requests: list[Any]) -> list[Any] | None:
         """One response a request: returned where all answers are known, else sent when they are."""
-        answers = [self._known(request) for request in requests]
+        parameters: list[dict[str, Any]] = [{} for _ in requests]
+        answers = [self._known(request, taken) for request, taken in zip(requests, parameters, strict=True)]
         known = [_response(request, answer) for request, answer in zip(requests, answers, strict=True) if answer is not None]
         if len(known) == len(requests):
             return known
-        for request, answer in zip(requests, answers, strict=True):
+        for request, taken, answer in zip(requests, parameters, answers, strict=True):
             sender = request.get_response_sender()
             if answer is not None:
                 _send(sender, _response(request, answer))
             else:
-                self._threads.submit(self._respond, request, sender, time.monotonic())
+                self._threads.submit(self._respond, request, taken, sender, time.monotonic())
         return None
 
     def finalize(self) -> None:
@@ -81,11 +85,18 @@ class TritonPythonModel:
         if self._tracing is not None:
             self._tracing.close()
 
-    def _known(self, request: Any) -> Answer | None:
+    def _known(self, request: Any, parameters: dict[str, Any]) -> Answer | AnankeError | None:
+        """The answer where it is known, or why the request is refused unread. Fills in its parameters."""
         begun = time.monotonic()
+        try:
+            parameters |= self._access.admit(request)[0]
+        except Exception as fault:  # every request gets its answer
+            error = known_error(fault)
+            self._metrics.count_refusal(str(error.code))
+            return error
         answer = self._remembered(request)
         if answer is not None:
-            self._trace(request, answer, begun, cached=True)
+            self._trace(request, parameters, answer, begun, cached=True)
         return answer
 
     def _remembered(self, request: Any) -> Answer | None:
@@ -99,11 +110,11 @@ class TritonPythonModel:
             self._metrics.count_hit(answer.refusal)
         return answer
 
-    def _respond(self, request: Any, sender: Any, begun: float) -> None:
+    def _respond(self, request: Any, parameters: dict[str, Any], sender: Any, begun: float) -> None:
         try:
             answer = self._answer(request)
             _send(sender, _response(request, answer))
-            self._trace(request, answer, begun, cached=False)
+            self._trace(request, parameters, answer, begun, cached=False)
         except Exception:
             logger.exception("request %s: its report could not be sent", request.request_id(), extra={"request_id": request.request_id()})
 
@@ -128,9 +139,8 @@ class TritonPythonModel:
                 self._answers.put(digest, answer, answer.bytes)
         return answer
 
-    def _trace(self, request: Any, answer: Answer, begun: float, *, cached: bool) -> None:
+    def _trace(self, request: Any, parameters: dict[str, Any], answer: Answer, begun: float, *, cached: bool) -> None:
         if self._tracing is not None:
-            parameters = json.loads(request.parameters() or "{}")
             self._tracing.validation(parameters, request.request_id(), begun, cached=cached, refusal=answer.refusal)
 
     def _prepared(self, text: str | None, compiled: CompiledConstraint) -> Answer:
@@ -159,7 +169,9 @@ def _limit_arenas() -> None:
         ctypes.CDLL(None).mallopt(_M_ARENA_MAX, _ARENAS)
 
 
-def _response(request: Any, answer: Answer) -> Any:
+def _response(request: Any, answer: Answer | AnankeError) -> Any:
+    if isinstance(answer, AnankeError):
+        return pb_utils.InferenceResponse(output_tensors=[], error=triton_error(answer))
     tensors = [pb_utils.Tensor("constraint_report", answer.report)]
     if "compiled" in request.requested_output_names():
         tensors.append(pb_utils.Tensor("compiled", answer.compiled))

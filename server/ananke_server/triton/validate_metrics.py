@@ -10,7 +10,8 @@ from ananke_server.triton.compile_metrics import COMPILE_FAMILIES, HITS, compile
 from ananke_server.triton.counters import Counters, Family, Key
 
 REFUSALS = "ananke_constraint_refusals_total"
-VALIDATE_FAMILIES = COMPILE_FAMILIES | {REFUSALS: Family("Constraints refused by validate, by the first error's code", labels=("code",))}
+_REFUSED = "Constraints refused by validate, by the first error's code, and requests without an admitted API key"
+VALIDATE_FAMILIES = COMPILE_FAMILIES | {REFUSALS: Family(_REFUSED, labels=("code",))}
 
 
 class ValidateMetrics:

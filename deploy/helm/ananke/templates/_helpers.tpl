@@ -20,14 +20,84 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- end -}}
 {{- end -}}
 
-{{/* A node shows a container all of its cores, so the server is told how many of them are its own. */}}
+{{- define "ananke.gpus" -}}
+{{ mul .Values.model.tensorParallelSize .Values.model.pipelineParallelSize }}
+{{- end -}}
+
+{{/* What `config` sets, as YAML: each key by the variable that would silently win over it, and by its place. */}}
+{{- define "ananke.configured" -}}
+{{- range $section, $keys := .Values.config }}
+{{- if eq $section "preset" }}
+ANANKE_PRESET: config.preset
+{{- else if kindIs "map" $keys }}
+{{- range $key, $value := $keys }}
+ANANKE_{{ upper $key }}: config.{{ $section }}.{{ $key }}
+{{- if kindIs "map" $value }}
+{{- range $inner, $_ := $value }}
+ANANKE_{{ upper $key }}__{{ upper $inner }}: config.{{ $section }}.{{ $key }}.{{ $inner }}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- end -}}
+
+{{/* Whatever the server is told has one source: fails where a setting is given twice, or where another value of the chart is its place. */}}
+{{- define "ananke.oneSource" -}}
+{{- $configured := include "ananke.configured" . | fromYaml -}}
+{{- $extra := dict -}}
+{{- range .Values.extraEnv }}{{ $_ := set $extra .name "extraEnv" }}{{ end -}}
+{{- $places := dict "ANANKE_MODEL" "model.name" "ANANKE_REVISION" "model.revision" "ANANKE_PRESET" "preset"
+    "ANANKE_TENSOR_PARALLEL_SIZE" "model.tensorParallelSize" "ANANKE_PIPELINE_PARALLEL_SIZE" "model.pipelineParallelSize"
+    "ANANKE_START_TIMEOUT" "probes.startupSeconds"
+    "ANANKE_SIGNING_KEY_FILE" "secrets.signingKey" "ANANKE_API_KEY_FILE" "secrets.apiKeys" "ANANKE_API_KEY" "secrets.apiKeys"
+    "ANANKE_TLS_CERTIFICATE_FILE" "secrets.tls" "ANANKE_TLS_KEY_FILE" "secrets.tls" "ANANKE_CONFIG" "config" "HF_TOKEN" "secrets.huggingFace"
+    "OTEL_EXPORTER_OTLP_ENDPOINT" "tracing.endpoint" "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT" "tracing.endpoint" -}}
+{{- range $variable, $value := $places -}}
+{{- with get $configured $variable | default (get $extra $variable) -}}
+{{- fail (printf "%s sets %s, which the chart sets itself: give the value %s in its place" . $variable $value) -}}
+{{- end -}}
+{{- end -}}
+{{- range $variable := list "ANANKE_HTTP_PORT" "ANANKE_GRPC_PORT" "ANANKE_METRICS_PORT" "ANANKE_HOST" -}}
+{{- with get $configured $variable | default (get $extra $variable) -}}
+{{- fail (printf "%s sets %s, which services and probes count on: leave it out" . $variable) -}}
+{{- end -}}
+{{- end -}}
+{{- with $configured.ANANKE_SIGNING_KEY -}}
+{{- fail (printf "%s would put a private key into a ConfigMap: put it into a secret, and name that in secrets.signingKey" .) -}}
+{{- end -}}
+{{- with $configured.ANANKE_MANAGEMENT_KEY -}}
+{{- fail (printf "%s would put a secret into a ConfigMap: give ANANKE_MANAGEMENT_KEY in extraEnv, from a secret" .) -}}
+{{- end -}}
+{{- with $configured.ANANKE_DIGEST_CACHE -}}
+{{- fail (printf "%s is set by the image, whose variable would win: give ANANKE_DIGEST_CACHE in extraEnv" .) -}}
+{{- end -}}
+{{- range $variable, $_ := $extra -}}
+{{- with get $configured $variable -}}
+{{- fail (printf "%s and %s of extraEnv are the same setting, and the variable would win: give one of them" . $variable) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{/* A node shows a container all of its cores, so the server is told how many of them are its own, unless the values say it themselves. */}}
 {{- define "ananke.processes" -}}
-- name: ANANKE_MASK_PROCESSES
-  value: {{ max 1 (sub .Values.resources.cpu 4) | min 128 | quote }}
-- name: ANANKE_VALIDATE_INSTANCES
-  value: {{ max 1 (div .Values.resources.cpu 2) | min 8 | quote }}
-- name: ANANKE_SANDBOX_WORKERS
-  value: {{ max 2 (div .Values.resources.cpu 2) | min 8 | quote }}
+{{- $said := include "ananke.configured" . | fromYaml -}}
+{{- range .Values.extraEnv }}{{ $_ := set $said .name "extraEnv" }}{{ end -}}
+{{- $cpu := .Values.resources.cpu -}}
+{{- $counts := dict "ANANKE_MASK_PROCESSES" (max 1 (sub $cpu 4) | min 128) "ANANKE_VALIDATE_INSTANCES" (max 1 (div $cpu 2) | min 8)
+    "ANANKE_SANDBOX_WORKERS" (max 2 (div $cpu 2) | min 8) -}}
+{{- range $variable, $count := $counts }}
+{{- if not (hasKey $said $variable) }}
+- {name: {{ $variable }}, value: {{ $count | quote }}}
+{{- end }}
+{{- end }}
+{{- end -}}
+
+{{/* The port of tracing.endpoint, by its scheme where it names none. */}}
+{{- define "ananke.tracingPort" -}}
+{{- $url := urlParse .Values.tracing.endpoint -}}
+{{- $port := regexFind ":[0-9]+$" $url.host | trimPrefix ":" -}}
+{{- $port | default (eq $url.scheme "https" | ternary "443" "80") -}}
 {{- end -}}
 
 {{- define "ananke.podSecurity" -}}
