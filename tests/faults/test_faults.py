@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import shutil
 import statistics
 import time
@@ -87,9 +86,10 @@ def faulty(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Faulty]:
             opened.enter_context(small_disk(cache, CACHE_KIB))
             fill(cache)
         except MountRefusedError:
-            # /dev/null has no room for anything either.
+            # No file can be made in /proc either; vLLM's caches are left where they are.
             disk.mkdir(exist_ok=True)
-            cache, mounted = Path(os.devnull), False
+            cache, mounted = Path("/proc"), False
+        caches = {"XDG_CACHE_HOME": cache, "VLLM_CACHE_ROOT": cache / "vllm", "TORCHINDUCTOR_CACHE_DIR": cache / "inductor"}
         clock = WallClock(folder) if COMPILER else None
         opened.callback(keep, disk / "triton.log")
         server = start_server(
@@ -98,9 +98,7 @@ def faulty(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Faulty]:
             ANANKE_PROVENANCE_LOG=str(disk / "provenance.jsonl"),
             ANANKE_PROVENANCE_LOG_FSYNC="always",
             ANANKE_DIGEST_CACHE=str(cache / "digests.json"),
-            XDG_CACHE_HOME=str(cache),
-            VLLM_CACHE_ROOT=str(cache / "vllm"),
-            TORCHINDUCTOR_CACHE_DIR=str(cache / "inductor"),
+            **({name: str(path) for name, path in caches.items()} if mounted else {}),
             **(clock.environment if clock else {}),
         )
         opened.callback(server.stop, grace=2)
@@ -118,7 +116,7 @@ def test_a_full_disk_for_the_caches_costs_the_caches_alone(faulty: Faulty) -> No
         result = client.generate("Numbers: ", DIGITS, CONFIG)
     assert result.constraint_satisfied
     assert result.provenance["predicate"]["model"]["sha256"], "the digests are made all the same"
-    why = "No space left on device" if faulty.mounted else "Not a directory"
+    why = "No space left on device" if faulty.mounted else "No such file or directory"
     assert "digests of the model's files are not kept" in faulty.log()
     assert why in faulty.log()
     if faulty.mounted:
