@@ -72,7 +72,7 @@ def weight_bytes(folder: Path, size: int) -> int:
         return sum(path.stat().st_size for path in folder.glob("*.bin"))
     total = 0
     for path in files:
-        for name, tensor in _header(path).items():
+        for name, tensor in safetensors_header(path)[0].items():
             if name != "__metadata__":
                 bits = size * 8 if tensor["dtype"] in _FLOATS else _DTYPE_BITS.get(tensor["dtype"], 8)
                 total += math.prod(tensor["shape"]) * bits // 8
@@ -145,8 +145,12 @@ def _visible(names: str, gpus: Mapping[str, Gpu]) -> Iterator[Gpu]:
         yield found[0]
 
 
-def _header(path: Path) -> dict[str, Any]:
-    """The tensors of a safetensors file, by name: eight bytes of length, then JSON."""
+def safetensors_header(path: Path) -> tuple[dict[str, Any], int]:
+    """The tensors of a safetensors file by name, and the byte at which their data begins: eight bytes of length, then JSON.
+
+    Raises:
+        ValueError: the file is none, or ends within.
+    """
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
         text = file.read(length) if length < path.stat().st_size else b""
@@ -154,4 +158,4 @@ def _header(path: Path) -> dict[str, Any]:
         header: dict[str, Any] = json.loads(text)
     except ValueError:
         raise ValueError(f"{path} is no whole safetensors file") from None
-    return header
+    return header, 8 + length

@@ -12,6 +12,7 @@ from typing import Any
 from ananke_server.api_keys import KeyFile
 from ananke_server.launch import LaunchError, resolve_model
 from ananke_server.memory import GIB, VISIBLE_GPUS_VARIABLE, Need, free_gpu_memory, free_memory
+from ananke_server.model_files import require_whole
 from ananke_server.protection import require_certificates
 from ananke_server.settings import Settings
 
@@ -21,7 +22,7 @@ _HUB_SECONDS = 10.0
 
 def require_startable(settings: Settings) -> None:
     """Raises:
-    LaunchError: the model is missing or unfit, a key or a certificate cannot be used, or there is too little memory.
+    LaunchError: the model is missing, broken or unfit, a key or a certificate cannot be used, or there is too little memory.
     """
     from ananke_server.provenance.signing import load_signer
 
@@ -29,6 +30,8 @@ def require_startable(settings: Settings) -> None:
     config = read_config(folder)
     require_context(settings, config)
     require_safetensors(settings, folder)
+    if Path(resolve_model(settings.model)).is_dir():  # of the hub's cache files may still be missing, and vLLM fetches them
+        require_whole(folder, settings)
     try:
         need = Need.of(settings, folder, config, on_cpu=on_cpu())
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as fault:

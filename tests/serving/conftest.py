@@ -5,55 +5,21 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from real_server import Client, Provenance, require_model, start_server
 from trace_collector import Collector, collecting
 
 from ananke_client import AnankeInferenceClient, AnankeInferenceHTTPClient
-from ananke_server.launch import DEFAULT_MODEL, PROJECT, TritonServer, free_ports
+from ananke_server.launch import PROJECT, TritonServer
 
 HERE = Path(__file__).parent
-READY_SECONDS = 300
-Client = AnankeInferenceClient | AnankeInferenceHTTPClient
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    for item in items:
-        if HERE in item.path.parents and not DEFAULT_MODEL.is_dir():
-            pytest.fail("the small model is missing: run `make setup`", pytrace=False)
-
-
-def start_server(name: str, *, host: str = "127.0.0.1", **environment: str) -> TritonServer:
-    """A server with the project's models and the faulty one, ready."""
-    http, grpc, metrics = free_ports(3)
-    server = TritonServer(
-        [PROJECT / "model_repository", HERE / "repository"],
-        http_port=http,
-        grpc_port=grpc,
-        metrics_port=metrics,
-        model=DEFAULT_MODEL,
-        host=host,
-        environment=environment,
-        log_file=PROJECT / ".ananke" / "run" / f"test-{name}.log",
-    )
-    server.start()
-    try:
-        server.wait_until_ready(READY_SECONDS)
-    except BaseException:
-        server.stop()
-        raise
-    return server
-
-
-@dataclass(frozen=True)
-class Provenance:
-    """Where the server has its signing key and its log, and the key's public half."""
-
-    private_key: Path
-    public_key: Path
-    log: Path
+    if any(HERE in item.path.parents for item in items):
+        require_model()
 
 
 @pytest.fixture(scope="session")
@@ -75,6 +41,7 @@ def collector() -> Iterator[Collector]:
 def server(provenance: Provenance, collector: Collector) -> Iterator[TritonServer]:
     running = start_server(
         "serving",
+        repositories=[HERE / "repository"],
         ANANKE_SIGNING_KEY_FILE=str(provenance.private_key),
         ANANKE_PROVENANCE_LOG=str(provenance.log),
         OTEL_EXPORTER_OTLP_ENDPOINT=collector.endpoint,

@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import Provenance
+from real_server import Provenance
 
 from ananke_client import GenerationResult
 from ananke_server.launch import TritonServer

@@ -15,8 +15,8 @@ from pathlib import Path
 
 import httpx
 import pytest
-from conftest import READY_SECONDS, Provenance
 from documents import DOCUMENTS, QUICKSTART, Block, blocks, printed_by
+from real_server import READY_SECONDS, Provenance
 
 from ananke_server.launch import PROJECT, TritonServer, free_ports
 

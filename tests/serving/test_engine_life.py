@@ -8,13 +8,11 @@ import signal
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 
-import psutil
 import pytest
-from conftest import start_server
 from fault_proxy import FaultProxy
 from four_clients import FOUR, make_client
+from real_server import found, kill, start_server
 
 from ananke_client import (
     AnankeInferenceClient,
@@ -31,8 +29,9 @@ from ananke_server.session import wait_until
 # Eight requests of some 160 tokens need 1,280; the cache holds 512.
 BLOCKS, BLOCK_SIZE, REQUESTS = 16, 32, 8
 PENDING = 40
-RESTART_SECONDS = 240.0  # it takes some 25 on two cores that nobody else needs
+RESTART_SECONDS = 60.0  # it takes some 20 on two cores
 IDLE_SECONDS = 20.0
+TOLD_SECONDS = 10.0  # it takes milliseconds
 LONG, SHORT = ConstraintSpec.regex("[0-9]{350}"), ConstraintSpec.regex("[0-9]{4}")
 
 
@@ -111,7 +110,7 @@ def test_dead_mask_processes_end_what_is_constrained_and_are_started_again(small
         free = client.generate_stream("Once upon a time", config=GenerationConfig(max_tokens=30, temperature=1.0, seed=1))
         next(stream)
         next(free)
-        _kill(small_server, "ananke_server.masking.foreman")
+        kill(small_server, "ananke_server.masking.foreman")
         started = time.monotonic()
         with pytest.raises(EngineUnavailableError, match="fill masks"):
             list(stream)
@@ -128,7 +127,7 @@ def test_a_dead_engine_is_told_and_started_again(small_server: TritonServer, kin
     with make_client(kind, port, retry=RetryPolicy(attempts=1)) as client:
         stream = client.generate_stream("Once upon a time", config=GenerationConfig(max_tokens=390, temperature=1.0, seed=1))
         next(stream)
-        _kill(small_server, "VLLM::")
+        kill(small_server, "VLLM::")
         started = time.monotonic()
         with pytest.raises(EngineUnavailableError, match="died"):
             list(stream)
@@ -140,32 +139,44 @@ def test_a_dead_engine_is_told_and_started_again(small_server: TritonServer, kin
 def test_an_idle_engine_lets_go_until_it_is_wanted(small_server: TritonServer) -> None:
     """On CPU its processes end. Validation and health do without it; requests that come together wake it once."""
     with AnankeInferenceClient(url=small_server.grpc_url, retry=RetryPolicy(attempts=1)) as client, ThreadPoolExecutor(4) as pool:
-        wait_until(lambda: not _found(small_server, "VLLM::"), IDLE_SECONDS + 30)
-        assert not _found(small_server, "VLLM::")
+        wait_until(lambda: not found(small_server, "VLLM::"), IDLE_SECONDS + 30)
+        assert not found(small_server, "VLLM::")
         assert client.validate(SHORT).accepted
         assert client.health_check().ready
         assert not client.validate(ConstraintSpec.regex("(")).accepted
         time.sleep(1)
-        assert not _found(small_server, "VLLM::")
+        assert not found(small_server, "VLLM::")
         with pytest.raises(DeadlineExceededError):
             client.generate("x", SHORT, timeout=1)
         results = list(pool.map(lambda _: client.generate("x", SHORT), range(4)))
         assert all(result.constraint_satisfied for result in results)
-        assert len(_found(small_server, "VLLM::EngineCore")) == 1
+        assert len(found(small_server, "VLLM::EngineCore")) == 1
 
 
-def _kill(server: TritonServer, name: str) -> None:
-    """Kill every process of the server whose command line has this in it."""
-    found = _found(server, name)
-    assert found
-    for pid in found:
-        os.kill(pid, signal.SIGKILL)
+def test_a_killed_server_is_told_at_once_and_no_token_comes_twice(small_server: TritonServer) -> None:
+    """The last test here: Triton's own process dies, with a stream of each client and a whole answer under way."""
+    digits, config = ConstraintSpec.regex("[0-9]{300}"), GenerationConfig(max_tokens=330, seed=3)
+    delivered: dict[str, list[str]] = {kind: [] for kind in FOUR}
 
+    def read(kind: str, *, whole: bool = False) -> float:
+        """When the client was told."""
+        port = small_server.grpc_port if kind.startswith("grpc") else small_server.http_port
+        with make_client(kind, port, retry=RetryPolicy(attempts=1)) as client:
+            if whole:
+                with pytest.raises(EngineUnavailableError):
+                    client.generate("Numbers: ", digits, config)
+            else:
+                stream = client.generate_stream("Numbers: ", digits, config)
+                with pytest.raises(EngineUnavailableError):
+                    delivered[kind].extend(stream)
+        return time.monotonic()
 
-def _found(server: TritonServer, name: str) -> list[int]:
-    found = []
-    for pid in server.session.members():
-        with suppress(psutil.NoSuchProcess):
-            if name in " ".join(psutil.Process(pid).cmdline()):
-                found.append(pid)
-    return found
+    with ThreadPoolExecutor(6) as pool:
+        told = [pool.submit(read, kind) for kind in FOUR] + [pool.submit(read, kind, whole=True) for kind in ("grpc", "http")]
+        wait_until(lambda: all(delivered.values()), 60)
+        assert all(delivered.values())
+        os.kill(small_server.session.leader, signal.SIGKILL)
+        killed = time.monotonic()
+        assert max(future.result() for future in told) - killed < TOLD_SECONDS
+    texts = sorted(("".join(deltas) for deltas in delivered.values()), key=len)
+    assert all(text.isdigit() and len(text) < 300 and texts[-1].startswith(text) for text in texts)

@@ -6,7 +6,7 @@ import secrets
 import time
 
 import pytest
-from conftest import Client
+from real_server import Client
 
 from ananke_client import AnankeError, ConstraintSpec, GenerationConfig
 from ananke_server.launch import TritonServer

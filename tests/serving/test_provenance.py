@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 from cases import CASES
-from conftest import Client, Provenance
+from real_server import Client, Provenance
 from typer.testing import CliRunner
 
 from ananke_client import AnankeInferenceClient, Constraint, ConstraintSpec, GenerationConfig, GenerationResult, cli

@@ -17,8 +17,8 @@ import grpc
 import httpx
 import pytest
 from certificates import Holder, certificates
-from conftest import start_server
 from four_clients import FOUR, AnyClient, make_client
+from real_server import start_server
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from ananke_client import ConstraintSpec, GenerationConfig, InvalidRequestError, RetryPolicy, TLSConfig, UnauthenticatedError

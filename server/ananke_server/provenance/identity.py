@@ -88,9 +88,14 @@ class DigestCache:
             return
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.NamedTemporaryFile("w", dir=self._path.parent, delete=False, encoding="utf-8") as file:
-                json.dump(self._known, file)
-            os.replace(file.name, self._path)
+            descriptor, draft = tempfile.mkstemp(dir=self._path.parent)
+            try:
+                with open(descriptor, "w", encoding="utf-8") as file:
+                    json.dump(self._known, file)
+                os.replace(draft, self._path)
+            except OSError:
+                os.unlink(draft)
+                raise
         except OSError as fault:
             logger.warning("digests of the model's files are not kept: %s", fault)
 

@@ -1,0 +1,80 @@
+"""A real server of a test's own: Triton, vLLM on CPU and SmolLM2-135M-Instruct, and what such tests say of it."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import pytest
+
+from ananke_client import AnankeInferenceClient, AnankeInferenceHTTPClient
+from ananke_server.launch import DEFAULT_MODEL, PROJECT, TritonServer, free_ports
+
+READY_SECONDS = 300
+Client = AnankeInferenceClient | AnankeInferenceHTTPClient
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Where a server has its signing key and its log, and the key's public half."""
+
+    private_key: Path
+    public_key: Path
+    log: Path
+
+
+def require_model() -> None:
+    """Fail where there is no model to serve."""
+    if not DEFAULT_MODEL.is_dir():
+        pytest.fail("the small model is missing: run `make setup`", pytrace=False)
+
+
+def start_server(
+    name: str, *, repositories: Sequence[Path] = (), log_file: Path | None = None, host: str = "127.0.0.1", **environment: str
+) -> TritonServer:
+    """A server with the project's models and those of further repositories, ready. Its log is ``.ananke/run/test-NAME.log``.
+
+    Raises:
+        LaunchError: it does not start.
+    """
+    http, grpc, metrics = free_ports(3)
+    server = TritonServer(
+        [PROJECT / "model_repository", *repositories],
+        http_port=http,
+        grpc_port=grpc,
+        metrics_port=metrics,
+        model=DEFAULT_MODEL,
+        host=host,
+        environment=environment,
+        log_file=log_file or PROJECT / ".ananke" / "run" / f"test-{name}.log",
+    )
+    server.start()
+    try:
+        server.wait_until_ready(READY_SECONDS)
+    except BaseException:
+        server.stop()
+        raise
+    return server
+
+
+def found(server: TritonServer, name: str) -> list[int]:
+    """The processes of a server whose command line has this in it."""
+    pids = []
+    for pid in server.session.members():
+        with suppress(psutil.NoSuchProcess):
+            if name in " ".join(psutil.Process(pid).cmdline()):
+                pids.append(pid)
+    return pids
+
+
+def kill(server: TritonServer, name: str) -> None:
+    """Kill every process of the server whose command line has this in it."""
+    pids = found(server, name)
+    assert pids
+    for pid in pids:
+        os.kill(pid, signal.SIGKILL)
