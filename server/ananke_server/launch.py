@@ -84,7 +84,7 @@ class TritonServer:
             if self.log_file is not None:
                 self.log_file.parent.mkdir(parents=True, exist_ok=True)
                 output = opened.enter_context(self.log_file.open("wb"))
-            opened.enter_context(large_stacks())
+            opened.enter_context(large_stacks(self.settings.thread_stack_mib))
             self._process = subprocess.Popen(
                 arguments, env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
             )

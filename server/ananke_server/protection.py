@@ -17,7 +17,6 @@ MANAGEMENT_HEADER: Final = "management-key"
 """The HTTP header that opens closed endpoints; over gRPC it is metadata, after ``GRPC_PREFIX``."""
 GRPC_PREFIX: Final = "triton-grpc-protocol-"
 LOOPBACK: Final = "127.0.0.1"
-STACK_BYTES: Final = 1 << 30
 _USUAL_STACK_BYTES: Final = 8 << 20
 _STRICT: Final = "2"
 
@@ -96,14 +95,18 @@ def _require_readable(name: str, file: Path) -> None:
 
 
 @contextmanager
-def large_stacks() -> Iterator[None]:
-    """A process started within the block has threads with large stacks.
+def large_stacks(mib: int) -> Iterator[None]:
+    """A process started within the block has threads with stacks of so many MiB; with 8, the usual size, they stay what they are.
 
     Triton 2.51 copies the body of an HTTP request to the stack of the thread that reads it: with 8 MiB of stack, a body of 8 MB ended the
     server. Address space alone is taken; where the kernel counts that as memory, nothing is changed.
     """
+    asked = mib << 20
+    if asked <= _USUAL_STACK_BYTES:
+        yield
+        return
     soft, hard = resource.getrlimit(resource.RLIMIT_STACK)
-    wanted = STACK_BYTES if hard == resource.RLIM_INFINITY else min(STACK_BYTES, hard)
+    wanted = asked if hard == resource.RLIM_INFINITY else min(asked, hard)
     # Unlimited stacks are small ones: glibc then takes 2 MiB for a thread's.
     if (soft != resource.RLIM_INFINITY and soft >= wanted) or _counts_address_space():
         yield

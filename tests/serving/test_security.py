@@ -78,6 +78,7 @@ def secured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Secured]:
         ANANKE_TLS_KEY_FILE=made["server"].key,
         ANANKE_TLS_CLIENT_CA_FILE=made["authority"].certificate,
         ANANKE_RESPONSE_CACHE_MIB="8",
+        ANANKE_THREAD_STACK_MIB="1024",
         ANANKE_MAX_PROMPT_BYTES=str(PROMPT_BYTES),
         ANANKE_PROVENANCE_LOG=str(folder / "provenance.jsonl"),
         # As talkative as it gets.

@@ -12,7 +12,7 @@ import pytest
 from certificates import Holder, certificates
 
 from ananke_server.launch import PROJECT, Triton, TritonServer
-from ananke_server.protection import STACK_BYTES, ProtectionError, addresses, protecting_arguments, require_certificates
+from ananke_server.protection import ProtectionError, addresses, protecting_arguments, require_certificates
 from ananke_server.settings import ConfigError, Settings, is_loopback, load_settings
 
 KEY = "k" * 31 + "-"
@@ -150,7 +150,9 @@ from ananke_server.protection import large_stacks, usual_stacks
 soft, hard = (int(argument) for argument in sys.argv[1:])
 resource.setrlimit(resource.RLIMIT_STACK, (soft, hard))
 show = [sys.executable, "-c", "import resource; print(resource.getrlimit(resource.RLIMIT_STACK)[0])"]
-with large_stacks():
+with large_stacks(8):
+    subprocess.run(show, check=True)
+with large_stacks(1024):
     subprocess.run(show, check=True)
     usual_stacks()
     subprocess.run(show, check=True)
@@ -160,11 +162,11 @@ subprocess.run(show, check=True)
 
 @pytest.mark.skipif(Path("/proc/sys/vm/overcommit_memory").read_text().strip() == "2", reason="the kernel counts address space here")
 @pytest.mark.parametrize("bounded", [False, True])
-def test_triton_has_large_stacks_and_what_it_starts_the_usual_ones(bounded: bool) -> None:
+def test_triton_has_large_stacks_where_told_and_what_it_starts_the_usual_ones(bounded: bool) -> None:
     """A body of 8 MB over HTTP ends Triton 2.51 where a thread's stack has 8 MiB."""
     hard = resource.getrlimit(resource.RLIMIT_STACK)[1]
     if bounded:
         hard = 64 << 20
-    wanted = STACK_BYTES if hard == resource.RLIM_INFINITY else min(STACK_BYTES, hard)
+    wanted = 1 << 30 if hard == resource.RLIM_INFINITY else min(1 << 30, hard)
     done = subprocess.run([sys.executable, "-c", STACKS, str(8 << 20), str(hard)], capture_output=True, text=True, check=True)
-    assert [int(line) for line in done.stdout.split()] == [wanted, 8 << 20, 8 << 20]
+    assert [int(line) for line in done.stdout.split()] == [8 << 20, wanted, 8 << 20, 8 << 20]

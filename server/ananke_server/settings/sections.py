@@ -258,6 +258,9 @@ class SecuritySection(Section):
     """The private key of that certificate, in PEM, not encrypted."""
     tls_client_ca_file: ProjectPath | None = None
     """Authorities, in PEM, one of which a client's certificate must come from (mutual TLS); without it clients need none."""
+    thread_stack_mib: int = Field(default=8, ge=8, le=4096)
+    """MiB of address space for the stack of each of Triton's threads. Triton 2.51 copies an HTTP body there, so that one of 8 MB ends a
+    server with 8; where strangers reach HTTP, 1024."""
     max_prompt_bytes: int = Field(default=4 << 20, gt=0)
     """UTF-8 bytes of a request's `text_input`."""
     signing_key_file: ProjectPath | None = None
