@@ -35,14 +35,23 @@ def require_model() -> None:
 
 
 def start_server(
-    name: str, *, repositories: Sequence[Path] = (), log_file: Path | None = None, host: str = "127.0.0.1", **environment: str
+    name: str,
+    *,
+    models: Sequence[str] = (),
+    repositories: Sequence[Path] = (),
+    log_file: Path | None = None,
+    host: str = "127.0.0.1",
+    **environment: str,
 ) -> TritonServer:
-    """A server with the project's models and those of further repositories, ready. Its log is ``.ananke/run/test-NAME.log``.
+    """A server with the project's models, or with these alone, and those of further repositories, ready.
+
+    Its log is ``.ananke/run/test-NAME.log``.
 
     Raises:
         LaunchError: it does not start.
     """
     http, grpc, metrics = free_ports(3)
+    chosen = ["--model-control-mode=explicit", *(f"--load-model={model}" for model in models)] if models else []
     server = TritonServer(
         [PROJECT / "model_repository", *repositories],
         http_port=http,
@@ -51,6 +60,7 @@ def start_server(
         model=DEFAULT_MODEL,
         host=host,
         environment=environment,
+        extra_arguments=chosen,
         log_file=log_file or PROJECT / ".ananke" / "run" / f"test-{name}.log",
     )
     server.start()
