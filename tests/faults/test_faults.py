@@ -200,13 +200,10 @@ def taken(server: TritonServer) -> tuple[float, Counter[str]]:
 
 def test_a_mixed_load_leaves_no_request_without_its_right_end(faulty: Faulty) -> None:
     """Good, bad, cancelled and huge requests at once; scripts/mixed_load.py has the quarter of an hour."""
-    before = taken(faulty.server)[1]
     outcome = asyncio.run(mixed_load.run(faulty.server, seconds=LOAD_SECONDS, concurrency=12))
     assert outcome.wrong == []
     assert (outcome.left_running, outcome.said_wrong) == (0, 0)
     assert {answer.kind for answer in outcome.answers} == set(SHARES)
-    wait_until(lambda: taken(faulty.server)[1].total() <= before.total() + 5, 30)
-    assert taken(faulty.server)[1].total() <= before.total() + 5, before
 
 
 @pytest.mark.parametrize("hours", [1, -1], ids=["forward", "back"])
