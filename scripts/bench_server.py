@@ -16,6 +16,8 @@ from ananke_server.constraints.sandbox.client import SUPERVISOR
 from ananke_server.launch import PROJECT, TritonServer, free_ports
 
 MIB = 1 << 20
+WORK = ("ananke_requests_running", "ananke_engine_batch_requests", "ananke_kv_cache_usage_ratio")
+"""The metrics that are 0 where nothing is generated: requests, those in the engine's batch, and the share of the KV cache in use."""
 
 
 @contextlib.contextmanager
@@ -49,6 +51,12 @@ def serving(
     ) as server:
         server.wait_until_ready(timeout)
         yield server
+
+
+def work_of(metrics: str) -> list[float]:
+    """The values of ``WORK`` in the text of Triton's metrics."""
+    lines = metrics.splitlines()
+    return [next(float(line.split()[1]) for line in lines if line.startswith(name)) for name in WORK]
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
 import httpx
-from bench_server import serving
+from bench_server import WORK, serving, work_of
 from bench_support import percentiles, print_table, write_json
 
 from ananke_client import (
@@ -37,7 +37,6 @@ GOAL: Final = 1.0
 PATIENCE: Final = 30.0
 """Seconds after which a try is given up, longer than a lease."""
 DEADLINE: Final = 0.5
-FIGURES: Final = ("ananke_requests_running", "ananke_engine_batch_requests", "ananke_kv_cache_usage_ratio")
 CLIENTS: Final[dict[str, type[Any]]] = {
     "grpc": AnankeInferenceClient,
     "grpc-async": AsyncAnankeInferenceClient,
@@ -119,12 +118,11 @@ class Tries:
             if all((figure > 0) == busy for figure in figures):
                 return
             if time.monotonic() > end:
-                raise RuntimeError(f"the server's figures stay at {dict(zip(FIGURES, figures, strict=True))}")
+                raise RuntimeError(f"the server's figures stay at {dict(zip(WORK, figures, strict=True))}")
             await asyncio.sleep(0.01)
 
     async def _figures(self) -> list[float]:
-        lines = (await self._http.get(self._metrics)).text.splitlines()
-        return [next(float(line.split()[1]) for line in lines if line.startswith(name)) for name in FIGURES]
+        return work_of((await self._http.get(self._metrics)).text)
 
 
 async def close_stream(tries: Tries, client: Any) -> float:

@@ -5,10 +5,9 @@ from __future__ import annotations
 import time
 
 import httpx
+from bench_server import work_of
 
 from ananke_server.launch import TritonServer
-
-FIGURES = ("ananke_requests_running", "ananke_engine_batch_requests", "ananke_kv_cache_usage_ratio")
 
 
 def running(server: TritonServer) -> int:
@@ -27,5 +26,4 @@ def comes_to(server: TritonServer, count: int, seconds: float) -> bool:
 
 
 def _figures(server: TritonServer) -> list[float]:
-    lines = httpx.get(f"http://{server.metrics_url}/metrics", trust_env=False).text.splitlines()
-    return [next(float(line.split()[1]) for line in lines if line.startswith(name)) for name in FIGURES]
+    return work_of(httpx.get(f"http://{server.metrics_url}/metrics", trust_env=False).text)

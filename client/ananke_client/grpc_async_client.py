@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 import grpc
@@ -11,6 +11,7 @@ import grpc.aio
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from ananke_client.async_client import AsyncInferenceClient
+from ananke_client.background import AsyncBackground
 from ananke_client.commands import ENGINE_MODEL
 from ananke_client.connection import TLSConfig, headers_of
 from ananke_client.errors import CancelledError
@@ -44,13 +45,13 @@ class AsyncAnankeInferenceClient(AsyncInferenceClient):
         super().__init__(Exchange(transport, **models, timeout=timeout, retry=retry))
 
 
-class _AsyncTransport(GrpcTransport):
+class _AsyncTransport(AsyncBackground, GrpcTransport):
     def __init__(self, target: str, tls: TLSConfig | None, headers: dict[str, str]) -> None:
         self._target = target
+        super().__init__()
         self._credentials = None if tls is None else credentials_of(tls)
         self._metadata = metadata_of(headers)
         self._channel: grpc.aio.Channel | None = None
-        self._work: set[asyncio.Task[None]] = set()
 
     def _stub(self) -> service_pb2_grpc.GRPCInferenceServiceStub:
         # A channel belongs to the event loop that runs when it is made, and the client may be made before there is one.
@@ -81,17 +82,8 @@ class _AsyncTransport(GrpcTransport):
         except asyncio.CancelledError as error:
             raise _meaning_of(error) from error
 
-    def spawn(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        task = asyncio.create_task(work(), name="ananke-beside")
-        self._work.add(task)
-        task.add_done_callback(self._work.discard)
-
-    async def pause(self, seconds: float) -> None:
-        await asyncio.sleep(seconds)
-
     async def close(self) -> None:
-        for task in list(self._work):
-            task.cancel()
+        self.cancel_work()
         if self._channel is not None:
             await self._channel.close()
 

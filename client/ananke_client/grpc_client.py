@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import threading
-import time
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import grpc
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
+from ananke_client.background import BlockingBackground
 from ananke_client.client import InferenceClient
 from ananke_client.commands import ENGINE_MODEL
 from ananke_client.connection import TLSConfig, headers_of
 from ananke_client.errors import CancelledError
-from ananke_client.exchange import DEFAULT_TIMEOUT, Exchange, Responses, run
+from ananke_client.exchange import DEFAULT_TIMEOUT, Exchange, Responses
 from ananke_client.grpc_codec import CHANNEL_OPTIONS, credentials_of, error_of_call, metadata_of, target_of
 from ananke_client.grpc_transport import GrpcResponses, GrpcTransport
 from ananke_client.retry import RetryPolicy
@@ -57,7 +56,7 @@ class AnankeInferenceClient(InferenceClient):
         super().__init__(Exchange(transport, **models, timeout=timeout, retry=retry))
 
 
-class _BlockingTransport(GrpcTransport):
+class _BlockingTransport(BlockingBackground, GrpcTransport):
     def __init__(self, target: str, tls: TLSConfig | None, headers: dict[str, str]) -> None:
         # Triton's own client object allows one stream at a time; a channel carries any number.
         if tls is None:
@@ -80,12 +79,6 @@ class _BlockingTransport(GrpcTransport):
             raise error_of_call(error) from error
         except ValueError as error:
             raise CancelledError(f"the client is closed: {error}") from error
-
-    def spawn(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        threading.Thread(target=lambda: run(work()), name="ananke-beside", daemon=True).start()
-
-    async def pause(self, seconds: float) -> None:
-        time.sleep(seconds)
 
     async def close(self) -> None:
         self._channel.close()

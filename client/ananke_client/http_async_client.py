@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Coroutine, Mapping
-from typing import Any
+from collections.abc import Mapping
 
 import httpx
 
 from ananke_client.async_client import AsyncInferenceClient
+from ananke_client.background import AsyncBackground
 from ananke_client.commands import ENGINE_MODEL
 from ananke_client.connection import TLSConfig, headers_of
 from ananke_client.errors import CancelledError, DeadlineExceededError
@@ -54,10 +54,10 @@ class AsyncAnankeInferenceHTTPClient(AsyncInferenceClient):
         super().__init__(Exchange(asynchronous, **models, timeout=timeout, retry=retry))
 
 
-class _AsyncTransport(HttpTransport):
+class _AsyncTransport(AsyncBackground, HttpTransport):
     def __init__(self, http: httpx.AsyncClient) -> None:
+        super().__init__()
         self._http = http
-        self._work: set[asyncio.Task[None]] = set()
 
     async def _start(self, question: Question[str], timeout: float, decoder: BodyDecoder) -> Responses:
         deadline = time.monotonic() + timeout
@@ -82,17 +82,8 @@ class _AsyncTransport(HttpTransport):
         except _BROKEN as error:
             raise error_of_transport(error) from error
 
-    def spawn(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        task = asyncio.create_task(work(), name="ananke-beside")
-        self._work.add(task)
-        task.add_done_callback(self._work.discard)
-
-    async def pause(self, seconds: float) -> None:
-        await asyncio.sleep(seconds)
-
     async def close(self) -> None:
-        for task in list(self._work):
-            task.cancel()
+        self.cancel_work()
         await self._http.aclose()
 
 

@@ -6,16 +6,16 @@ import contextlib
 import socket
 import threading
 import time
-from collections.abc import Callable, Coroutine, Mapping
-from typing import Any
+from collections.abc import Mapping
 
 import httpx
 
+from ananke_client.background import BlockingBackground
 from ananke_client.client import InferenceClient
 from ananke_client.commands import ENGINE_MODEL
 from ananke_client.connection import TLSConfig, headers_of
 from ananke_client.errors import CancelledError, DeadlineExceededError
-from ananke_client.exchange import DEFAULT_TIMEOUT, Exchange, Question, Responses, T, run
+from ananke_client.exchange import DEFAULT_TIMEOUT, Exchange, Question, Responses, T
 from ananke_client.http_codec import BodyDecoder, base_url_of, error_of_status, error_of_transport
 from ananke_client.http_transport import HEADERS, LIMITS, HttpResponses, HttpTransport, request_of
 from ananke_client.retry import RetryPolicy
@@ -67,7 +67,7 @@ class AnankeInferenceHTTPClient(InferenceClient):
         super().__init__(Exchange(blocking, **models, timeout=timeout, retry=retry))
 
 
-class _BlockingTransport(HttpTransport):
+class _BlockingTransport(BlockingBackground, HttpTransport):
     def __init__(self, http: httpx.Client) -> None:
         self._http = http
 
@@ -89,12 +89,6 @@ class _BlockingTransport(HttpTransport):
             return self._http.send(request_of(self._http, question, timeout), stream=True)
         except httpx.TransportError as error:
             raise error_of_transport(error) from error
-
-    def spawn(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        threading.Thread(target=lambda: run(work()), name="ananke-beside", daemon=True).start()
-
-    async def pause(self, seconds: float) -> None:
-        time.sleep(seconds)
 
     async def close(self) -> None:
         self._http.close()

@@ -87,11 +87,7 @@ def test_one_that_is_done_by_then_is_undone() -> None:
     undone: list[str] = []
 
     async def main() -> None:
-        task = asyncio.create_task(made_in_thread(functools.partial(slowly, "engine"), undone.append))
-        await asyncio.sleep(0.05)
-        task.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await task
+        await begun_and_cancelled(undone, after=0.05)
         assert undone == ["engine"], "before the task has ended"
 
     asyncio.run(asyncio.wait_for(main(), 20))
@@ -102,16 +98,20 @@ def test_one_that_does_not_notice_is_waited_for_no_longer_than_that_and_undone_l
     undone: list[str] = []
 
     async def main() -> None:
-        task = asyncio.create_task(made_in_thread(functools.partial(slowly, "engine"), undone.append))
-        await asyncio.sleep(0.01)
-        task.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await task
+        await begun_and_cancelled(undone, after=0.01)
         assert undone == []
         while not undone:
             await asyncio.sleep(0.01)
 
     asyncio.run(asyncio.wait_for(main(), 20))
+
+
+async def begun_and_cancelled(undone: list[str], *, after: float) -> None:
+    task = asyncio.create_task(made_in_thread(functools.partial(slowly, "engine"), undone.append))
+    await asyncio.sleep(after)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
 
 
 def slowly(made: str) -> str:
