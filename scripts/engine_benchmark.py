@@ -16,10 +16,8 @@ import argparse
 import asyncio
 import json
 import os
-import shutil
 import signal
 import sys
-import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -28,6 +26,7 @@ from bench_support import percentiles, print_table, write_json
 from engine_rounds import OURS, PROMPT_TOKENS, SAMPLING, UNCONSTRAINED, Bench, Round, measures
 from engine_workloads import Accepts, Workload, backend_check, easy, hard, real
 from llguidance import LLTokenizer
+from model_shape import CAPTURED, SHAPE_7B, TINY, write_shape
 
 from ananke_server.constraints import Compiler
 from ananke_server.engine.start import device_name, on_cpu, start_engine
@@ -44,25 +43,6 @@ RESERVE = 5.0
 REAL_JOBS = 256
 # xgrammar may take a second to compile a schema.
 SELECTION = 20.0
-
-SHAPE_7B: dict[str, Any] = {
-    "architectures": ["Qwen2ForCausalLM"],
-    "model_type": "qwen2",
-    "hidden_act": "silu",
-    "hidden_size": 3584,
-    "intermediate_size": 18944,
-    "num_hidden_layers": 28,
-    "num_attention_heads": 28,
-    "num_key_value_heads": 4,
-    "max_position_embeddings": 32768,
-    "rms_norm_eps": 1e-06,
-    "rope_theta": 1000000.0,
-    "tie_word_embeddings": False,
-    "vocab_size": 152064,
-    "torch_dtype": "bfloat16",
-    "use_cache": True,
-}
-TINY = {"hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2}
 
 
 class Results:
@@ -124,16 +104,13 @@ def main() -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     if arguments.stages:
         os.environ[STAGE_TIMES_VARIABLE] = "1"
-    with tempfile.TemporaryDirectory(prefix="ananke-shape-") as folder:
-        model = str(DEFAULT_MODEL)
-        if arguments.tokenizer is not None:
-            model = write_shape(Path(folder), Path(arguments.tokenizer), tiny=arguments.quick)
-        results = Results(arguments.output, _about(arguments))
-        try:
-            asyncio.run(_run(arguments, model, results))
-        finally:
-            results.flush()
-            results.print()
+    model = str(DEFAULT_MODEL) if arguments.tokenizer is None else write_shape(Path(arguments.tokenizer), tiny=arguments.quick)
+    results = Results(arguments.output, _about(arguments))
+    try:
+        asyncio.run(_run(arguments, model, results))
+    finally:
+        results.flush()
+        results.print()
     return 0 if results.points else 1
 
 
@@ -200,7 +177,7 @@ def _settings(arguments: argparse.Namespace, model: str, *, trace_replay: bool) 
     if trace_replay:
         further["enable_trace_replay"] = True
     if not on_cpu() and not arguments.enforce_eager:
-        further["cudagraph_capture_sizes"] = sorted({1, 2, 4, 8, 16, 32, 64, *arguments.batches})
+        further["cudagraph_capture_sizes"] = sorted({*CAPTURED, *arguments.batches})
     values: dict[str, Any] = {
         "model": model,
         "dtype": "auto" if on_cpu() else "bfloat16",
@@ -251,14 +228,6 @@ def _workloads(arguments: argparse.Namespace, tokenizer: LLTokenizer, check: Acc
         compile_ms = percentiles(workload.compile_ms)
         results.about["workloads"] |= {workload.name: {"schemas": len(workload.jobs), "compile_ms": compile_ms}}
     return workloads
-
-
-def write_shape(folder: Path, tokenizer: Path, *, tiny: bool) -> str:
-    """A model's folder of a configuration and a tokenizer, without weights."""
-    (folder / "config.json").write_text(json.dumps(SHAPE_7B | TINY if tiny else SHAPE_7B), encoding="utf-8")
-    for name in ("tokenizer.json", "tokenizer_config.json"):
-        shutil.copy(tokenizer / name, folder / name)
-    return str(folder)
 
 
 def _about(arguments: argparse.Namespace) -> dict[str, Any]:

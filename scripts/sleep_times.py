@@ -14,14 +14,13 @@ from __future__ import annotations
 import argparse
 import contextlib
 import subprocess
-import tempfile
 import time
 from pathlib import Path
 from typing import Any, Final
 
 from bench_server import MIB, resident_mib, serving
 from bench_support import percentiles, print_table, write_json
-from engine_benchmark import write_shape
+from model_shape import write_shape
 
 from ananke_client import AnankeInferenceClient, ConstraintSpec, GenerationConfig
 from ananke_server.engine.start import device_name, on_cpu
@@ -47,15 +46,12 @@ def main() -> None:
     arguments = parser.parse_args()
 
     results: list[dict[str, Any]] = []
-    with tempfile.TemporaryDirectory(prefix="ananke-sleep-") as folder:
-        model = str(DEFAULT_MODEL)
-        if arguments.tokenizer:
-            model = write_shape(Path(folder), Path(arguments.tokenizer), tiny=arguments.quick)
-        about = {"device": device_name(), "model": "a 7B shape, random weights" if arguments.tokenizer else DEFAULT_MODEL.name}
-        for level in arguments.levels:
-            results.append(measured(level, arguments.rounds, model, random_weights=bool(arguments.tokenizer)))
-            if arguments.output:
-                write_json(arguments.output, about | {"idle_timeout_s": IDLE, "levels": results})
+    model = write_shape(Path(arguments.tokenizer), tiny=arguments.quick) if arguments.tokenizer else str(DEFAULT_MODEL)
+    about = {"device": device_name(), "model": "a 7B shape, random weights" if arguments.tokenizer else DEFAULT_MODEL.name}
+    for level in arguments.levels:
+        results.append(measured(level, arguments.rounds, model, random_weights=bool(arguments.tokenizer)))
+        if arguments.output:
+            write_json(arguments.output, about | {"idle_timeout_s": IDLE, "levels": results})
     header = ["level", "cold start s", "memory awake MiB", "asleep MiB", "first token awake ms", "waking, mean ms", "max ms"]
     print_table(header, [_row(result) for result in results])
 

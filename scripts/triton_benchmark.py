@@ -37,7 +37,7 @@ import stream_perf
 import stream_stall
 from bench_server import serving
 from bench_support import percentiles, print_table, write_json
-from engine_benchmark import SHAPE_7B, write_shape
+from model_shape import CAPTURED, SHAPE_7B, write_shape
 from stream_clients import Clients, Order, Stream, clients
 from stream_workloads import HARD_BEGINNING, KINDS, SAMPLED, Kind, Prompts, Request
 from vllm_backend import MODEL as VLLM_MODEL
@@ -122,7 +122,7 @@ def main() -> int:
     # The table is printed and the engine ended on a timeout too.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     with tempfile.TemporaryDirectory(prefix="ananke-triton-") as folder:
-        model = str(DEFAULT_MODEL) if arguments.tokenizer is None else str(_model(Path(folder), arguments))
+        model = str(DEFAULT_MODEL) if arguments.tokenizer is None else write_shape(Path(arguments.tokenizer), tiny=arguments.quick)
         os.environ |= _environment(arguments, model)
         results = Results(arguments.output, _about(arguments))
         benchmark = Benchmark(arguments, Path(folder), Prompts(model), results)
@@ -282,18 +282,11 @@ def measures(warm_up: Sequence[Stream], streams: Sequence[Stream], rounds: int, 
     return point
 
 
-def _model(folder: Path, arguments: argparse.Namespace) -> Path:
-    model = folder / "shape"
-    model.mkdir()
-    write_shape(model, Path(arguments.tokenizer), tiny=arguments.quick)
-    return model
-
-
 def _engine_args(arguments: argparse.Namespace) -> dict[str, Any]:
     """Arguments of vLLM that are the same on every side."""
     further: dict[str, Any] = json.loads(arguments.engine_args)
     if not on_cpu() and not arguments.enforce_eager:
-        further = {"cudagraph_capture_sizes": sorted({1, 2, 4, 8, 16, 32, 64, *arguments.streams})} | further
+        further = {"cudagraph_capture_sizes": sorted({*CAPTURED, *arguments.streams})} | further
     return further
 
 

@@ -1,0 +1,31 @@
+#!/usr/bin/env bash
+# On a machine of two GPUs: concurrent mixed requests through Triton and a model on both, their outputs judged: by tensor parallel,
+# by pipeline stages, and by tensor parallel under Ray. Each way has LIMIT seconds.
+#   usage: gpu_parallel.sh RESULTS_DIR [tensor] [pipeline] [ray]      (default: all three)
+#   environment: LIMIT (180), TOKENIZER (.gpu/qwen), REQUESTS (64), SHAPE (--tiny; empty for a 7B shape; random weights)
+set -uo pipefail
+results=$(mkdir -p "$1" && cd "$1" && pwd) || exit 1
+shift
+ways=("$@")
+[ $# -gt 0 ] || ways=(tensor pipeline ray)
+cd "$(dirname "$0")/.." || exit 1
+. scripts/gpu_env.sh
+read -ra shape <<< "${SHAPE---tiny}"
+ANANKE_MODEL=$(python3 scripts/model_shape.py "${TOKENIZER:-.gpu/qwen}" "${shape[@]}") || exit 1
+export ANANKE_MODEL ANANKE_LOAD_FORMAT=dummy ANANKE_MAX_MODEL_LEN=1024
+status=0
+
+for way in "${ways[@]}"; do
+    case $way in
+        tensor) setting=(ANANKE_TENSOR_PARALLEL_SIZE=2) ;;
+        pipeline) setting=(ANANKE_PIPELINE_PARALLEL_SIZE=2) ;;
+        ray) setting=(ANANKE_TENSOR_PARALLEL_SIZE=2 'ANANKE_ENGINE_ARGS={"distributed_executor_backend": "ray"}') ;;
+        *) echo "$way: unknown"; exit 2 ;;
+    esac
+    echo "== $way"
+    env "${setting[@]}" timeout --kill-after=10 "${LIMIT:-180}" python3 scripts/prove.py --requests "${REQUESTS:-64}" --concurrency 32 \
+        --plain-every 8 --output "$results/$way.json" > "$results/$way.txt" 2>&1 || { status=$?; echo "$way: exit code $status"; }
+    tail -n 14 "$results/$way.txt"
+    cp .ananke/run/prove.log "$results/$way-server.log" 2> /dev/null || true
+done
+exit $status

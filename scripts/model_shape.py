@@ -1,0 +1,61 @@
+"""A model's folder of a configuration and a tokenizer without weights, for vLLM's ``load_format="dummy"``.
+
+    python scripts/model_shape.py TOKENIZER_DIR [--tiny]      (prints the folder)
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+from pathlib import Path
+from typing import Any, Final
+
+from ananke_server.launch import PROJECT
+
+SHAPE_7B: Final[dict[str, Any]] = {
+    "architectures": ["Qwen2ForCausalLM"],
+    "model_type": "qwen2",
+    "hidden_act": "silu",
+    "hidden_size": 3584,
+    "intermediate_size": 18944,
+    "num_hidden_layers": 28,
+    "num_attention_heads": 28,
+    "num_key_value_heads": 4,
+    "max_position_embeddings": 32768,
+    "rms_norm_eps": 1e-06,
+    "rope_theta": 1000000.0,
+    "tie_word_embeddings": False,
+    "vocab_size": 152064,
+    "torch_dtype": "bfloat16",
+    "use_cache": True,
+}
+TINY: Final = {"hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2}
+
+CAPTURED: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+"""Batches that CUDA graphs are captured for."""
+
+
+def write_shape(tokenizer: Path, *, tiny: bool = False) -> str:
+    """The folder of a 7B shape (Qwen2.5), or of a tiny one, with this tokenizer.
+
+    It is the same in each run, since vLLM finds what it has compiled for a model by the model's path.
+    """
+    folder = PROJECT / ".ananke" / ("shape-tiny" if tiny else "shape-7b")
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(SHAPE_7B | TINY if tiny else SHAPE_7B), encoding="utf-8")
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(tokenizer / name, folder / name)
+    return str(folder)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("tokenizer", type=Path, help="a folder with tokenizer.json and tokenizer_config.json of up to 152,064 tokens")
+    parser.add_argument("--tiny", action="store_true", help="two small layers")
+    arguments = parser.parse_args()
+    print(write_shape(arguments.tokenizer, tiny=arguments.tiny))
+
+
+if __name__ == "__main__":
+    main()
