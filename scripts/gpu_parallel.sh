@@ -26,6 +26,6 @@ for way in "${ways[@]}"; do
     env "${setting[@]}" timeout --kill-after=10 "${LIMIT:-180}" python3 scripts/prove.py --requests "${REQUESTS:-64}" --concurrency 32 \
         --plain-every 8 --output "$results/$way.json" > "$results/$way.txt" 2>&1 || { status=$?; echo "$way: exit code $status"; }
     tail -n 14 "$results/$way.txt"
-    cp .ananke/run/prove.log "$results/$way-server.log" 2> /dev/null || true
+    cp ".ananke/run/prove-$way.log" "$results/$way-server.log" 2> /dev/null || true
 done
 exit $status

@@ -9,9 +9,9 @@ cd "$(dirname "$0")/.."
 prove=(python3 scripts/prove.py --concurrency 64 --plain-every 8)
 
 "${prove[@]}" --requests 64 --output "$results/mixed.json" 2>&1 | tee "$results/mixed.txt"
-cp .ananke/run/prove.log "$results/mixed-server.log"
+cp .ananke/run/prove-mixed.log "$results/mixed-server.log"
 
 ANANKE_MAX_MODEL_LEN=512 ANANKE_ENFORCE_EAGER=true \
     ANANKE_ENGINE_ARGS='{"num_gpu_blocks_override": 36, "block_size": 16, "enable_prefix_caching": false}' \
     "${prove[@]}" --requests 128 --output "$results/preempted.json" 2>&1 | tee "$results/preempted.txt"
-cp .ananke/run/prove.log "$results/preempted-server.log"
+cp .ananke/run/prove-preempted.log "$results/preempted-server.log"

@@ -127,7 +127,8 @@ def _server(arguments: argparse.Namespace) -> Iterator[tuple[str, str]]:
         yield grpc_url, http_url
         return
     http, grpc, metrics = free_ports(3)
-    log = PROJECT / ".ananke" / "run" / "prove.log"
+    name = f"prove-{Path(arguments.output).stem}" if arguments.output else "prove"
+    log = PROJECT / ".ananke" / "run" / f"{name}.log"
     repository = PROJECT / "model_repository"
     with TritonServer([repository], http_port=http, grpc_port=grpc, metrics_port=metrics, log_file=log) as server:
         server.wait_until_ready(600)

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import os
 import subprocess
 import time
 from pathlib import Path
@@ -126,7 +127,8 @@ def memory_mib(server: TritonServer) -> float:
     """MiB in use: of the first GPU, by everything on it, or of the server's processes on CPU."""
     if on_cpu():
         return resident_mib(server.session.members())
-    command = ["nvidia-smi", "--query-gpu=memory.used", "--format=csv,noheader,nounits", "--id=0"]
+    gpu = os.environ.get("CUDA_VISIBLE_DEVICES", "0").partition(",")[0]
+    command = ["nvidia-smi", "--query-gpu=memory.used", "--format=csv,noheader,nounits", f"--id={gpu}"]
     with contextlib.suppress(OSError, subprocess.SubprocessError, ValueError):
         return float(subprocess.run(command, capture_output=True, text=True, timeout=30, check=True).stdout)
     import torch
