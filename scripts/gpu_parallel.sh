@@ -13,13 +13,16 @@ cd "$(dirname "$0")/.." || exit 1
 read -ra shape <<< "${SHAPE---tiny}"
 ANANKE_MODEL=$(python3 scripts/model_shape.py "${TOKENIZER:-.gpu/qwen}" "${shape[@]}") || exit 1
 export ANANKE_MODEL ANANKE_LOAD_FORMAT=dummy ANANKE_MAX_MODEL_LEN=1024
+# FlashInfer's all-reduce is compiled for more than a minute at its first use, and asks for NVLink multicast.
+export VLLM_ALLREDUCE_USE_FLASHINFER=0
+without='"compilation_config": {"pass_config": {"fuse_allreduce_rms": false}}'
 status=0
 
 for way in "${ways[@]}"; do
     case $way in
-        tensor) setting=(ANANKE_TENSOR_PARALLEL_SIZE=2) ;;
+        tensor) setting=(ANANKE_TENSOR_PARALLEL_SIZE=2 "ANANKE_ENGINE_ARGS={$without}") ;;
         pipeline) setting=(ANANKE_PIPELINE_PARALLEL_SIZE=2) ;;
-        ray) setting=(ANANKE_TENSOR_PARALLEL_SIZE=2 'ANANKE_ENGINE_ARGS={"distributed_executor_backend": "ray"}') ;;
+        ray) setting=(ANANKE_TENSOR_PARALLEL_SIZE=2 "ANANKE_ENGINE_ARGS={$without, \"distributed_executor_backend\": \"ray\"}") ;;
         *) echo "$way: unknown"; exit 2 ;;
     esac
     echo "== $way"

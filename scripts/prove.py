@@ -14,6 +14,7 @@ import datetime
 import json
 import os
 import platform
+import signal
 import sys
 import time
 from collections import Counter
@@ -48,6 +49,8 @@ class Verdict:
 
 def main() -> int:
     arguments = _arguments()
+    # A timeout ends the server too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     with _server(arguments) as (grpc_url, http_url):
         started = time.monotonic()
         verdicts = run(grpc_url, http_url, arguments.requests, arguments.concurrency, plain_every=arguments.plain_every)
