@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import shutil
 from pathlib import Path
 from typing import Any, Final
 
@@ -43,9 +42,12 @@ def write_shape(tokenizer: Path, *, tiny: bool = False) -> str:
     """
     folder = PROJECT / ".ananke" / ("shape-tiny" if tiny else "shape-7b")
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "config.json").write_text(json.dumps(SHAPE_7B | TINY if tiny else SHAPE_7B), encoding="utf-8")
-    for name in ("tokenizer.json", "tokenizer_config.json"):
-        shutil.copy(tokenizer / name, folder / name)
+    config = json.dumps(SHAPE_7B | TINY if tiny else SHAPE_7B).encode()
+    files = {name: (tokenizer / name).read_bytes() for name in ("tokenizer.json", "tokenizer_config.json")} | {"config.json": config}
+    for name, content in files.items():
+        # Another program may be reading it.
+        if not (path := folder / name).is_file() or path.read_bytes() != content:
+            path.write_bytes(content)
     return str(folder)
 
 
