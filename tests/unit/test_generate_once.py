@@ -32,6 +32,9 @@ class Request:
     def get_response_sender(self) -> triton.Sender:
         return self.sender
 
+    def requested_output_names(self) -> list[str]:
+        return ["text_output"]
+
     def request_id(self) -> str:
         return "mine"
 

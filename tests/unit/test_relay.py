@@ -18,7 +18,7 @@ from ananke_server.triton.relay_server import RelayedResponses, RelayServer
 
 assert triton  # before ananke_server.triton
 
-REQUEST = GenerateRequest("id", "prompt", constraint="{}", wants=frozenset(("return_logprobs",)), timeout=1.5)
+REQUEST = GenerateRequest("id", "prompt", constraint="{}", timeout=1.5)
 REPORT = ConstraintReport(accepted=True, kind="regex", guarantee="exact", constraint_satisfied=True)
 RESULT = GenerateResult("stop", 3, -0.5, REPORT, b"{}", {"mask": {"steps": 1}})
 

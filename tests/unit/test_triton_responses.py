@@ -19,7 +19,7 @@ from ananke_server.engine.request import Delta, GenerateResult
 from ananke_server.triton.cancellation import CancellationWatch
 from ananke_server.triton.responses import ResponsePipe, Responses
 
-WANTS = frozenset(("return_num_output_tokens", "return_logprobs"))
+OUTPUTS = frozenset(("text_output", "num_output_tokens", "logprobs", "constraint_report"))
 RESULT = GenerateResult("stop", 3, None, ConstraintReport(accepted=True), {}, {})
 WAIT = 10
 
@@ -50,7 +50,7 @@ def held_pipe() -> tuple[ResponsePipe, Callable[[], None]]:
 
 def test_each_piece_leaves_at_once_while_the_pipe_keeps_up() -> None:
     pipe, sender = ResponsePipe(), triton.Sender()
-    responses = pipe.open(sender, WANTS, stream=True)
+    responses = pipe.open(sender, OUTPUTS, stream=True)
     for number in range(20):
         responses.add(delta(f"{number} "))
         assert eventually(lambda number=number: len(sender.taken) == number + 1)
@@ -64,7 +64,7 @@ def test_each_piece_leaves_at_once_while_the_pipe_keeps_up() -> None:
 def test_what_waits_is_sent_as_one_with_tokens_and_logprobs_joined() -> None:
     pipe, release = held_pipe()
     sender = triton.Sender()
-    responses = pipe.open(sender, WANTS, stream=True)
+    responses = pipe.open(sender, OUTPUTS, stream=True)
     for number in range(50):
         responses.add(delta(f"{number} "))
     release()
@@ -80,7 +80,7 @@ def test_requests_take_turns_and_a_flood_makes_no_more_than_one_response_each() 
     pipe, release = held_pipe()
     order: list[int] = []
     senders = [triton.Sender(lambda _, number=number: order.append(number)) for number in range(20)]
-    streams = [pipe.open(sender, WANTS, stream=True) for sender in senders]
+    streams = [pipe.open(sender, OUTPUTS, stream=True) for sender in senders]
     for _ in range(1000):
         for stream in streams:
             stream.add(delta("x"))
@@ -97,7 +97,7 @@ def test_requests_take_turns_and_a_flood_makes_no_more_than_one_response_each() 
 def test_a_slow_sender_gets_the_rest_in_one_piece_after_the_others_had_their_turn() -> None:
     pipe, gate = ResponsePipe(), Gate()
     slow, quick = triton.Sender(gate), triton.Sender()
-    behind, other = pipe.open(slow, WANTS, stream=True), pipe.open(quick, WANTS, stream=True)
+    behind, other = pipe.open(slow, OUTPUTS, stream=True), pipe.open(quick, OUTPUTS, stream=True)
     behind.add(delta("a"))
     assert gate.reached.wait(WAIT)
     other.add(delta("1"))
@@ -113,7 +113,7 @@ def test_a_slow_sender_gets_the_rest_in_one_piece_after_the_others_had_their_tur
 
 def test_without_streaming_there_is_one_response() -> None:
     pipe, sender = ResponsePipe(), triton.Sender()
-    responses = pipe.open(sender, WANTS)
+    responses = pipe.open(sender, OUTPUTS)
     for text in ("a", "b", "c"):
         responses.add(delta(text))
     responses.finish(RESULT)
@@ -123,7 +123,7 @@ def test_without_streaming_there_is_one_response() -> None:
 
 def test_tokens_without_text_wait_for_the_next_response() -> None:
     pipe, sender = ResponsePipe(), triton.Sender()
-    responses = pipe.open(sender, WANTS, stream=True)
+    responses = pipe.open(sender, OUTPUTS, stream=True)
     for text in ("", "é", ""):
         responses.add(delta(text))
     responses.finish(RESULT)
@@ -135,7 +135,7 @@ def test_tokens_without_text_wait_for_the_next_response() -> None:
 def test_an_error_comes_last_after_the_text_that_waited() -> None:
     pipe, release = held_pipe()
     sender = triton.Sender()
-    responses = pipe.open(sender, WANTS, stream=True)
+    responses = pipe.open(sender, OUTPUTS, stream=True)
     responses.add(delta("so "))
     responses.add(delta("far"))
     responses.fail(DeadlineExceededError("over"))
@@ -147,7 +147,7 @@ def test_an_error_comes_last_after_the_text_that_waited() -> None:
 
 def test_a_response_that_cannot_be_built_ends_the_request_with_an_error_and_its_generation() -> None:
     pipe, sender = ResponsePipe(), triton.Sender()
-    responses = pipe.open(sender, WANTS, stream=True)
+    responses = pipe.open(sender, OUTPUTS, stream=True)
     responses.add(Delta("x", 1, [{"unserialisable": {object(): 1}}]))
     assert sender.final.wait(WAIT)
     assert eventually(responses.is_cancelled)
@@ -160,7 +160,7 @@ def test_a_response_that_cannot_be_built_ends_the_request_with_an_error_and_its_
 
 def test_a_result_that_cannot_be_built_becomes_an_error() -> None:
     pipe, sender = ResponsePipe(), triton.Sender()
-    pipe.open(sender).finish(GenerateResult("stop", 3, None, ConstraintReport(accepted=True), {}, {"unserialisable": object()}))
+    pipe.open(sender, frozenset(("metrics",))).finish(GenerateResult("stop", 3, None, ConstraintReport(accepted=True), {}, {"unserialisable": object()}))
     pipe.close()
     assert "internal" in str(sender.taken[0].error)
 
@@ -175,7 +175,7 @@ def test_a_sender_that_fails_harms_no_other_request(failing: int) -> None:
             raise RuntimeError("shared memory is full")
 
     pipe, broken, sound = ResponsePipe(), triton.Sender(fail), triton.Sender()
-    streams = [pipe.open(sender, WANTS, stream=True) for sender in (broken, sound)]
+    streams = [pipe.open(sender, OUTPUTS, stream=True) for sender in (broken, sound)]
     for text in ("a", "b"):
         for stream in streams:
             stream.add(delta(text))
@@ -201,7 +201,7 @@ def test_a_sender_that_fails_harms_no_other_request(failing: int) -> None:
 def test_whatever_the_interleaving_nothing_is_lost_or_reordered(requests, pauses, order) -> None:  # type: ignore[no-untyped-def]
     pipe = ResponsePipe()
     senders = [triton.Sender(lambda number: time.sleep(pauses[number % len(pauses)])) for _ in requests]
-    opened = [pipe.open(sender, WANTS, stream=stream) for sender, (_, stream, _) in zip(senders, requests, strict=True)]
+    opened = [pipe.open(sender, OUTPUTS, stream=stream) for sender, (_, stream, _) in zip(senders, requests, strict=True)]
     steps = [number for number, (texts, _, _) in enumerate(requests) for _ in range(len(texts) + 1)]
     order.shuffle(steps)
     left = [list(texts) for texts, _, _ in requests]

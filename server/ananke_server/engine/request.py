@@ -26,7 +26,6 @@ class GenerateRequest:
     timeout: float | None = None
     exclude_input_in_output: bool | None = None
     stream: bool = False
-    wants: frozenset[str] = frozenset()
     caller_id: str = ""
     attempt_id: str = ""
     traceparent: str = ""

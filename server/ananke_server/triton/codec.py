@@ -15,9 +15,15 @@ from ananke_server.engine.request import Command, Delta, GenerateRequest, Genera
 from ananke_server.triton.access import Access
 from ananke_server.triton.under_way import MOST_NAMES
 
-WANTS = ("return_finish_reason", "return_cumulative_logprob", "return_logprobs", "return_num_input_tokens", "return_num_output_tokens")
-
-_INPUTS = ("text_input", "constraint", "sampling_parameters", "stream", "exclude_input_in_output", *WANTS, "deadline_ms")
+_FLAGGED = {
+    "return_finish_reason": "finish_reason",
+    "return_cumulative_logprob": "cumulative_logprob",
+    "return_logprobs": "logprobs",
+    "return_num_input_tokens": "num_input_tokens",
+    "return_num_output_tokens": "num_output_tokens",
+}
+"""Outputs that a request has to ask for by a flag."""
+_INPUTS = ("text_input", "constraint", "sampling_parameters", "stream", "exclude_input_in_output", *_FLAGGED, "deadline_ms")
 # Ours, and those that Triton's protocols and clients have of their own.
 _COMMANDS: tuple[Literal["cancel", "renew"], ...] = ("cancel", "renew")
 _OURS = ("deadline_ms", "lease_ms", "attempt_id", "client_id", "traceparent", "status", *_COMMANDS)
@@ -82,7 +88,6 @@ def decode_request(request: Any, access: Access) -> GenerateRequest | Command:
         timeout=_seconds(parameters, "deadline_ms"),
         exclude_input_in_output=_flag(request, "exclude_input_in_output"),
         stream=bool(_flag(request, "stream")),
-        wants=frozenset(name for name in WANTS if _flag(request, name)),
     )
 
 
@@ -132,38 +137,58 @@ def text_of(request: Any, name: str) -> str | None:
         raise error(f"{name} is not UTF-8: byte {fault.start}") from None
 
 
-def encode_delta(delta: Delta, wants: frozenset[str]) -> Any:
-    """A response with text alone, and its tokens' count and log-probabilities where asked."""
-    return pb_utils.InferenceResponse(output_tensors=_delta_tensors(delta, wants))
+def outputs_of(request: Any) -> frozenset[str]:
+    """The outputs that the responses to a request have. No other may be sent.
+
+    Before 24.12 Triton frees an output that nobody takes without holding Python's lock: with Python 3.12 that ends the model's process.
+
+    Raises:
+        InvalidRequestError: a flag is malformed.
+    """
+    declined = {output for flag, output in _FLAGGED.items() if not _flag(request, flag)}
+    return frozenset(request.requested_output_names()) - declined
 
 
-def encode_result(delta: Delta, result: GenerateResult, wants: frozenset[str]) -> Any:
+def encode_delta(delta: Delta, outputs: frozenset[str]) -> Any:
+    """A response with text, and its tokens' count and log-probabilities."""
+    return pb_utils.InferenceResponse(output_tensors=_delta_tensors(delta, outputs))
+
+
+def encode_result(delta: Delta, result: GenerateResult, outputs: frozenset[str]) -> Any:
     """The last response: the last text, and everything that is known once a request has ended."""
-    tensors = _delta_tensors(delta, wants)
-    if "return_finish_reason" in wants:
+    tensors = _delta_tensors(delta, outputs)
+    if "finish_reason" in outputs:
         tensors.append(bytes_tensor("finish_reason", result.finish_reason))
-    if "return_cumulative_logprob" in wants and result.cumulative_logprob is not None:
+    if "cumulative_logprob" in outputs and result.cumulative_logprob is not None:
         tensors.append(pb_utils.Tensor("cumulative_logprob", np.array([result.cumulative_logprob], dtype=np.float32)))
-    if "return_num_input_tokens" in wants:
+    if "num_input_tokens" in outputs:
         tensors.append(pb_utils.Tensor("num_input_tokens", np.array([result.input_tokens], dtype=np.uint32)))
-    tensors.append(bytes_tensor("constraint_report", result.report.model_dump_json()))
-    tensors.append(bytes_tensor("provenance", result.envelope))
-    tensors.append(bytes_tensor("metrics", json.dumps(result.metrics)))
+    if "constraint_report" in outputs:
+        tensors.append(bytes_tensor("constraint_report", result.report.model_dump_json()))
+    if "provenance" in outputs:
+        tensors.append(bytes_tensor("provenance", result.envelope))
+    if "metrics" in outputs:
+        tensors.append(bytes_tensor("metrics", json.dumps(result.metrics)))
     return pb_utils.InferenceResponse(output_tensors=tensors)
 
 
-def encode_answer(answer: bool | str) -> Any:
+def encode_answer(answer: bool | str, outputs: frozenset[str]) -> Any:
     """The only response to a command: whether a request of that name was under way, or the engine's status as JSON."""
-    if isinstance(answer, str):
-        return pb_utils.InferenceResponse(output_tensors=[bytes_tensor("status", answer)])
-    return pb_utils.InferenceResponse(output_tensors=[pb_utils.Tensor("running", np.array([answer], dtype=np.bool_))])
+    tensors = []
+    if isinstance(answer, str) and "status" in outputs:
+        tensors.append(bytes_tensor("status", answer))
+    if isinstance(answer, bool) and "running" in outputs:
+        tensors.append(pb_utils.Tensor("running", np.array([answer], dtype=np.bool_)))
+    return pb_utils.InferenceResponse(output_tensors=tensors)
 
 
-def _delta_tensors(delta: Delta, wants: frozenset[str]) -> list[Any]:
-    tensors = [bytes_tensor("text_output", delta.text)]
-    if "return_num_output_tokens" in wants:
+def _delta_tensors(delta: Delta, outputs: frozenset[str]) -> list[Any]:
+    tensors = []
+    if "text_output" in outputs:
+        tensors.append(bytes_tensor("text_output", delta.text))
+    if "num_output_tokens" in outputs:
         tensors.append(pb_utils.Tensor("num_output_tokens", np.array([delta.tokens], dtype=np.uint32)))
-    if "return_logprobs" in wants:
+    if "logprobs" in outputs:
         tensors.append(bytes_tensor("logprobs", json.dumps(delta.logprobs)))
     return tensors
 

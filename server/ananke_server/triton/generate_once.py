@@ -19,7 +19,7 @@ from ananke_server.protection import usual_stacks
 from ananke_server.settings import load_settings
 from ananke_server.triton.access import Access
 from ananke_server.triton.cancellation import CancellationWatch
-from ananke_server.triton.codec import decode_request
+from ananke_server.triton.codec import decode_request, outputs_of
 from ananke_server.triton.relay import relay_path
 from ananke_server.triton.relay_client import RelayClient
 from ananke_server.triton.request_metrics import RefusedRequests
@@ -54,12 +54,12 @@ class TritonPythonModel:
         for triton_request in requests:
             sender = triton_request.get_response_sender()
             try:
-                request = _decoded(triton_request, self._access)
+                request, outputs = _decoded(triton_request, self._access), outputs_of(triton_request)
             except Exception as error:  # every request gets its answer
                 self._pipe.open(sender).fail(error)
                 self._refused.count(error)
                 continue
-            responses = self._pipe.open(sender, request.wants)
+            responses = self._pipe.open(sender, outputs)
             asyncio.run_coroutine_threadsafe(self._answer(request, responses), self._loop)
 
     def finalize(self) -> None:

@@ -20,7 +20,7 @@ from ananke_server.settings import load_settings
 from ananke_server.tracing import start_tracing
 from ananke_server.triton.access import Access, log_openness
 from ananke_server.triton.cancellation import CancellationWatch
-from ananke_server.triton.codec import decode_request
+from ananke_server.triton.codec import decode_request, outputs_of
 from ananke_server.triton.guided_metrics import GuidedMetrics
 from ananke_server.triton.relay import relay_path
 from ananke_server.triton.relay_server import RelayedResponses, RelayServer
@@ -65,15 +65,15 @@ class TritonPythonModel:
         for triton_request in requests:
             sender = triton_request.get_response_sender()
             try:
-                request = decode_request(triton_request, self._access)
+                request, outputs = decode_request(triton_request, self._access), outputs_of(triton_request)
             except Exception as error:  # every request gets its answer
                 self._pipe.open(sender).fail(error)
                 self._metrics.count_error(error, 0, Timeline())
                 continue
             if isinstance(request, Command):
-                self._loop.call_soon_threadsafe(self._obey, request, self._pipe.open(sender))
+                self._loop.call_soon_threadsafe(self._obey, request, self._pipe.open(sender, outputs))
                 continue
-            responses = self._pipe.open(sender, request.wants, stream=request.stream)
+            responses = self._pipe.open(sender, outputs, stream=request.stream)
             asyncio.run_coroutine_threadsafe(self._answer(request, responses), self._loop)
 
     def finalize(self) -> None:

@@ -34,9 +34,9 @@ class ResponsePipe:
         self._thread = threading.Thread(target=self._run, name="ananke-responses", daemon=True)
         self._thread.start()
 
-    def open(self, sender: Any, wants: frozenset[str] = frozenset(), *, stream: bool = False) -> Responses:
-        """The responses of one request, which goes on until ``finish``, ``answer`` or ``fail`` is called on them."""
-        return Responses(self._ready, sender, wants, stream=stream)
+    def open(self, sender: Any, outputs: frozenset[str] = frozenset(), *, stream: bool = False) -> Responses:
+        """The responses of one request, with these outputs, until ``finish``, ``answer`` or ``fail`` is called on them."""
+        return Responses(self._ready, sender, outputs, stream=stream)
 
     def close(self) -> None:
         """Send what is ready, and end; waits for at most ten seconds."""
@@ -62,12 +62,12 @@ class Responses:
     Tokens without text of their own (half a character, the end of the sequence) wait for the next response.
     """
 
-    def __init__(self, ready: queue.SimpleQueue[Responses | None], sender: Any, wants: frozenset[str], *, stream: bool) -> None:
+    def __init__(self, ready: queue.SimpleQueue[Responses | None], sender: Any, outputs: frozenset[str], *, stream: bool) -> None:
         self.tokens = 0
         """Tokens of the deltas so far."""
         self._ready = ready
         self._sender = sender
-        self._wants = wants
+        self._outputs = outputs
         self._stream = stream
         self._lock = threading.Lock()
         self._waiting: list[Delta] = []
@@ -135,13 +135,16 @@ class Responses:
 
     def _send(self, waiting: list[Delta], pieces: int, end: GenerateResult | bool | str | Exception | None) -> tuple[int, int]:
         if isinstance(end, (GenerateResult, bool, str)):
-            response = encode_result(joined(waiting), end, self._wants) if isinstance(end, GenerateResult) else encode_answer(end)
+            if isinstance(end, GenerateResult):
+                response = encode_result(joined(waiting), end, self._outputs)
+            else:
+                response = encode_answer(end, self._outputs)
             self._close()
             self._sender.send(response, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
             return 1, pieces
         sent = min(1, pieces)
         if pieces:
-            self._sender.send(encode_delta(waiting[0] if len(waiting) == 1 else joined(waiting), self._wants))
+            self._sender.send(encode_delta(waiting[0] if len(waiting) == 1 else joined(waiting), self._outputs))
         if end is not None:
             sent += self._send_error(end)
         return sent, max(0, pieces - 1)

@@ -172,10 +172,10 @@ def _limit_arenas() -> None:
 def _response(request: Any, answer: Answer | AnankeError) -> Any:
     if isinstance(answer, AnankeError):
         return pb_utils.InferenceResponse(output_tensors=[], error=triton_error(answer))
-    tensors = [pb_utils.Tensor("constraint_report", answer.report)]
-    if "compiled" in request.requested_output_names():
-        tensors.append(pb_utils.Tensor("compiled", answer.compiled))
-    return pb_utils.InferenceResponse(output_tensors=tensors)
+    # As with codec.outputs_of: an output that nobody takes must not be sent.
+    taken = request.requested_output_names()
+    outputs = {"constraint_report": answer.report, "compiled": answer.compiled}
+    return pb_utils.InferenceResponse(output_tensors=[pb_utils.Tensor(name, array) for name, array in outputs.items() if name in taken])
 
 
 def _send(sender: Any, response: Any) -> None:
