@@ -160,7 +160,8 @@ def test_a_response_that_cannot_be_built_ends_the_request_with_an_error_and_its_
 
 def test_a_result_that_cannot_be_built_becomes_an_error() -> None:
     pipe, sender = ResponsePipe(), triton.Sender()
-    pipe.open(sender, frozenset(("metrics",))).finish(GenerateResult("stop", 3, None, ConstraintReport(accepted=True), {}, {"unserialisable": object()}))
+    faulty = GenerateResult("stop", 3, None, ConstraintReport(accepted=True), {}, {"unserialisable": object()})
+    pipe.open(sender, frozenset(("metrics",))).finish(faulty)
     pipe.close()
     assert "internal" in str(sender.taken[0].error)
 
