@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import threading
 from typing import Any
 
 import pytest
@@ -10,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ananke_client.errors import InvalidRequestError
-from ananke_server.engine.prompt import chat_messages, prompt_tokens, require_size
+from ananke_server.engine.prompt import LONG_PROMPT, PromptEncoder, chat_messages, prompt_tokens, require_size
 
 SYSTEM = {"role": "system", "content": "Be short."}
 USER = {"role": "user", "content": "né😀\n"}
@@ -121,3 +123,45 @@ def test_a_prompt_is_bounded_in_bytes(prompt, fits):
     else:
         with pytest.raises(InvalidRequestError, match="text_input is larger than the limit of 10 bytes"):
             require_size(prompt, 10)
+
+
+class Tokenizer:
+    """Counts how many calls are under way at once; a long text waits until it is let go."""
+
+    def __init__(self) -> None:
+        self.most = self._now = 0
+        self.long_begun, self.let_go = threading.Event(), threading.Event()
+        self._lock = threading.Lock()
+
+    def encode(self, text: str) -> list[int]:
+        with self._lock:
+            self._now += 1
+            self.most = max(self.most, self._now)
+        if len(text) > LONG_PROMPT:
+            self.long_begun.set()
+            assert self.let_go.wait(10)
+        with self._lock:
+            self._now -= 1
+        return [len(text)]
+
+
+def test_short_prompts_wait_for_no_long_one_and_no_more_than_two_are_encoded_at_once() -> None:
+    async def run() -> None:
+        tokenizer = Tokenizer()
+        encoder = PromptEncoder(tokenizer)
+        long = [asyncio.create_task(encoder.tokens("x" * (LONG_PROMPT + 1))) for _ in range(3)]
+        await asyncio.to_thread(tokenizer.long_begun.wait, 10)
+        short = await asyncio.wait_for(asyncio.gather(*(encoder.tokens("x" * (1 + number)) for number in range(100))), 10)
+        assert short == [[1 + number] for number in range(100)]
+        assert not any(task.done() for task in long)
+        tokenizer.let_go.set()
+        assert await asyncio.gather(*long) == [[LONG_PROMPT + 1]] * 3
+        assert tokenizer.most == 2
+        encoder.close()
+
+    asyncio.run(run())
+
+
+def test_a_prompt_that_cannot_be_encoded_says_so() -> None:
+    with pytest.raises(InvalidRequestError, match="empty"):
+        asyncio.run(PromptEncoder(Tokenizer()).tokens(""))

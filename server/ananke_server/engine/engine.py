@@ -27,7 +27,7 @@ from ananke_server.engine.admission import Admission
 from ananke_server.engine.attempts import Attempt, verification, verified_attempt
 from ananke_server.engine.figures import EngineFigures
 from ananke_server.engine.life import EngineLife, EngineState, Rest
-from ananke_server.engine.prompt import prompt_tokens, require_size
+from ananke_server.engine.prompt import PromptEncoder, require_size
 from ananke_server.engine.request import Delta, Emit, GenerateRequest, GenerateResult
 from ananke_server.engine.sampling import sampling_params
 from ananke_server.engine.start import device_name, start_engine
@@ -69,7 +69,7 @@ class GuidedEngine:
         self._admission = Admission(settings.concurrency or settings.max_num_seqs)
         self.life = life
         self.figures = figures
-        self._tokenizer = llm.get_tokenizer()
+        self._prompts = PromptEncoder(llm.get_tokenizer())
         self._compilations = ThreadPoolExecutor(COMPILATIONS, thread_name_prefix="ananke-compile")
         self._judgements = ThreadPoolExecutor(JUDGEMENTS, thread_name_prefix="ananke-judge")
         self._judge = Judge(Compiler(served_tokenizer(config.model_config), settings.limits), self.compiler.compile)
@@ -139,6 +139,7 @@ class GuidedEngine:
         await self.life.close()
         for threads in (self._compilations, self._judgements):
             threads.shutdown(wait=False, cancel_futures=True)
+        self._prompts.close()
         self.compiler.close()
         self._notary.close()
 
@@ -172,7 +173,7 @@ class GuidedEngine:
         if not compiled.report.accepted:
             raise error_from(compiled.report.errors)
         constrained = compiled.grammar is not None
-        prompt = await asyncio.to_thread(prompt_tokens, self._tokenizer, request.prompt)
+        prompt = await self._prompts.tokens(request.prompt)
         timeline.input_tokens = len(prompt)
         if len(prompt) >= self._context:
             raise InvalidRequestError(f"text_input: {len(prompt)} tokens leave no room in the model's context of {self._context}")
