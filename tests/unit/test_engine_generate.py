@@ -25,6 +25,7 @@ from ananke_client.provenance import Envelope, Evidence, sha256, verify
 from ananke_client.report import ConstraintReport
 from ananke_server.constraints import UNCONSTRAINED, CompiledConstraint, Compiler
 from ananke_server.engine import engine as engine_module
+from ananke_server.engine import prompt as prompt_module
 from ananke_server.engine.attempts import seed_of
 from ananke_server.engine.engine import GuidedEngine
 from ananke_server.engine.figures import EngineFigures
@@ -143,7 +144,7 @@ def answered(
 
     async def scenario() -> GenerateResult:
         engine = await engine_of(script, notary, **settings)
-        with patch.object(engine_module, "prompt_tokens", lambda _, prompt: list(range(len(prompt)))):
+        with patch.object(prompt_module, "prompt_tokens", lambda _, prompt: list(range(len(prompt)))):
             try:
                 return await engine.generate(request, emitted.append)
             finally:
@@ -362,7 +363,7 @@ def test_the_timeline_has_what_a_request_came_to_whatever_became_of_it() -> None
         timeline = Timeline()
 
         async def scenario() -> None:
-            with patch.object(engine_module, "prompt_tokens", lambda _, prompt: [1, 2, 3]), suppress(AnankeError):
+            with patch.object(prompt_module, "prompt_tokens", lambda _, prompt: [1, 2, 3]), suppress(AnankeError):
                 await (await engine_of(script)).generate(asked, lambda _: None, timeline)
 
         asyncio.run(scenario())
@@ -407,7 +408,7 @@ def test_the_status_of_an_engine_that_sleeps_leaves_it_asleep() -> None:
             assert (engine.status()["state"], engine.status()["ready"]) == ("asleep", True)
             await asyncio.sleep(0.3)
         assert script.slept == ["sleep"]
-        with patch.object(engine_module, "prompt_tokens", lambda _, prompt: [1]):
+        with patch.object(prompt_module, "prompt_tokens", lambda _, prompt: [1]):
             await engine.generate(GenerateRequest("r", "x"), lambda _: None)
         assert script.slept == ["sleep", "wake"]
 

@@ -125,7 +125,7 @@ def test_a_prompt_is_bounded_in_bytes(prompt, fits):
             require_size(prompt, 10)
 
 
-class Tokenizer:
+class HeldTokenizer:
     """Counts how many calls are under way at once; a long text waits until it is let go."""
 
     def __init__(self) -> None:
@@ -147,7 +147,7 @@ class Tokenizer:
 
 def test_short_prompts_wait_for_no_long_one_and_no_more_than_two_are_encoded_at_once() -> None:
     async def run() -> None:
-        tokenizer = Tokenizer()
+        tokenizer = HeldTokenizer()
         encoder = PromptEncoder(tokenizer)
         long = [asyncio.create_task(encoder.tokens("x" * (LONG_PROMPT + 1))) for _ in range(3)]
         await asyncio.to_thread(tokenizer.long_begun.wait, 10)
@@ -164,4 +164,4 @@ def test_short_prompts_wait_for_no_long_one_and_no_more_than_two_are_encoded_at_
 
 def test_a_prompt_that_cannot_be_encoded_says_so() -> None:
     with pytest.raises(InvalidRequestError, match="empty"):
-        asyncio.run(PromptEncoder(Tokenizer()).tokens(""))
+        asyncio.run(PromptEncoder(HeldTokenizer()).tokens(""))
