@@ -13,7 +13,7 @@ from pathlib import Path
 
 from ananke_server.launch import PROJECT
 
-RESULTS = PROJECT / "benchmarks" / "h100-engine.json"
+RESULTS = PROJECT / "benchmarks" / "h200-engine.json"
 
 
 def main() -> int:

@@ -31,7 +31,7 @@ def test_every_document_is_a_page(site: Path) -> None:
     documents = {path.stem for path in (PROJECT / "docs").glob("*.md")}
     assert {path.parent.name for path in site.glob("docs/*/index.html")} == documents
     assert "Constrained code generation" in (site / "index.html").read_text()
-    assert (site / "benchmarks" / "h100-engine.png").is_file()
+    assert (site / "benchmarks" / "h200-engine.png").is_file()
 
 
 def test_every_public_name_is_in_the_reference(site: Path) -> None:
