@@ -168,7 +168,7 @@ class TritonServer:
             f"--metrics-address={metrics_host}",
             f"--metrics-port={self.metrics_port}",
             "--log-verbose=0",
-            "--exit-timeout-secs=20",
+            "--exit-timeout-secs=28",
             # The configurations are complete; completing them would import every model a second time.
             "--disable-auto-complete-config",
             # Two servers of one machine must not share region names, and leftovers must be recognised as ours.

@@ -24,6 +24,7 @@ from ananke_client import (
     UnsupportedConstraintError,
 )
 from ananke_server.launch import TritonServer
+from ananke_server.session import wait_until
 
 CONFIG = GenerationConfig(max_tokens=40, seed=3)
 DIGITS = ConstraintSpec.regex("([0-9]{2} ){10}")
@@ -141,6 +142,8 @@ def test_metadata(any_client: AnyClient) -> None:
 def test_statistics(any_client: AnyClient) -> None:
     (before,) = any_client.model_statistics("validate")
     any_client.validate(ConstraintSpec.regex("a"))
+    # Triton counts a request after its response has left.
+    wait_until(lambda: any_client.model_statistics("validate")[0].inference_count > before.inference_count, 10)
     (after,) = any_client.model_statistics("validate")
     assert (after.name, after.version) == ("validate", "1")
     assert after.inference_count > before.inference_count

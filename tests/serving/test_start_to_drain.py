@@ -83,7 +83,7 @@ def test_models_can_neither_be_loaded_nor_unloaded_by_a_request(life: Started) -
 def test_requests_under_way_end_in_full_when_the_server_is_told_to_stop(life: Started) -> None:
     """The last test here: it ends the server. What would take minutes ends with a typed error, within the time to drain too."""
     server, _ = life
-    short = ConstraintSpec.regex("[0-9]{40}"), GenerationConfig(max_tokens=120, seed=3)
+    short = ConstraintSpec.regex("[0-9]{60}"), GenerationConfig(max_tokens=80, seed=3)
     long = ConstraintSpec.regex("[0-9]{4000}"), GenerationConfig(max_tokens=4100, seed=3)
 
     def generate(kind: type[AnankeInferenceClient] | type[AnankeInferenceHTTPClient], what: Any) -> GenerationResult | AnankeError:
@@ -97,20 +97,22 @@ def test_requests_under_way_end_in_full_when_the_server_is_told_to_stop(life: St
         return stream.result
 
     begun: list[Any] = []
-    asked = [(kind, what) for what in (short, long) for kind in (AnankeInferenceClient, AnankeInferenceHTTPClient)]
+    kinds = (AnankeInferenceClient, AnankeInferenceHTTPClient)
     with ThreadPoolExecutor(4) as pool:
-        ends = [pool.submit(generate, *each) for each in asked]
-        wait_until(lambda: all(each in begun for each in asked), 30)
-        under_way = not any(end.done() for end in ends)
+        lasting = [pool.submit(generate, kind, long) for kind in kinds]
+        wait_until(lambda: all((kind, long) in begun for kind in kinds), 30)
+        ending = [pool.submit(generate, kind, short) for kind in kinds]
+        wait_until(lambda: all((kind, short) in begun for kind in kinds), 30)
+        under_way = not any(end.done() for end in (*lasting, *ending))
         os.kill(server.session.leader, signal.SIGTERM)
         told = time.monotonic()
         assert under_way
-        for end in ends[:2]:
+        for end in ending:
             result = end.result()
             assert isinstance(result, GenerationResult), result
             assert result.constraint_satisfied
         # A Triton that stops takes no renewal of a lease any more, so that a request of ours that lasts ends with its lease.
-        assert all(isinstance(end.result(), CancelledError | EngineUnavailableError) for end in ends[2:])
+        assert all(isinstance(end.result(), CancelledError | EngineUnavailableError) for end in lasting)
     wait_until(lambda: not server.running, DRAINED_SECONDS)
     assert not server.running
     assert time.monotonic() - told < DRAINED_SECONDS

@@ -27,7 +27,7 @@ from ananke_server.triton.responses import ResponsePipe, Responses
 
 logger = logging.getLogger(__name__)
 
-# Less than the 20 s that the launcher has Triton wait at its exit.
+# Less than the 28 s that the launcher has Triton wait at its exit: the engine's end takes some of them.
 DRAIN_SECONDS = 15.0
 
 

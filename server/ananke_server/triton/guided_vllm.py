@@ -31,7 +31,7 @@ from ananke_server.triton.under_way import Entry, UnderWay
 if TYPE_CHECKING:
     from ananke_server.engine.engine import GuidedEngine
 
-# Less than the 20 s that the launcher has Triton wait at its exit.
+# Less than the 28 s that the launcher has Triton wait at its exit: the engine's end takes some of them.
 DRAIN_SECONDS = 15.0
 
 
