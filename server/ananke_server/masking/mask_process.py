@@ -40,7 +40,7 @@ class MaskProcess:
         self._number = number
         self._bell = bell
         self._connection = connection
-        self._pool = MatcherPool(tokenizer, lexer_states=lexer_states)
+        self._pool = MatcherPool(tokenizer, lexer_states=lexer_states, keeps_masks=True)
         self._ends = eos_mask(tokenizer, board.size.words)
         self._guides: dict[int, Guide] = {}
         self._preparing: set[int] = set()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import json
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
@@ -12,8 +13,10 @@ import numpy as np
 from llguidance import LLMatcher, LLTokenizer
 from numpy.typing import NDArray
 
+from ananke_server.masking.mask_store import WORTH_NS
 from ananke_server.masking.matchers import MAX_LEXER_STATES, Kept, MatcherPool, error_text, failure_of, grammar_key
 from ananke_server.masking.program import Leaf, Program, from_text
+from ananke_server.masking.states import Progress
 from ananke_server.masking.tickets import Failure
 from ananke_server.masking.tokenizer import eos_mask
 
@@ -68,6 +71,8 @@ class ProgramMatcher:
     _faulty: LeafMatcher | None = None
     """A leaf whose grammar has a fault: the others are not left to go on without it."""
     _nothing_in_common: bool = False
+    _progress: Progress | None = None
+    """Of a single leaf, where its grammar's states can be told apart: slow masks are then kept."""
 
     @classmethod
     def of(cls, pool: MatcherPool, text: str) -> ProgramMatcher:
@@ -75,12 +80,15 @@ class ProgramMatcher:
         program = from_text(text)
         leaves = [LeafMatcher(key, grammar, *pool.take(key, grammar), optional) for key, grammar, optional in _leaves(program)]
         faulty = next((leaf for leaf in leaves if leaf.matcher.is_error()), None)
-        return cls(pool, program, leaves, frozenset(pool.tokenizer.eos_tokens), faulty)
+        made = cls(pool, program, leaves, frozenset(pool.tokenizer.eos_tokens), faulty)
+        if isinstance(program, Leaf):
+            made._follow_progress(leaves[0].kept)
+        return made
 
     def fill(self, address: int, words: int) -> None:
         """Write the tokens that may follow to ``[words]`` int32 at an address; EOS alone in the error state, which it may lead into."""
         if isinstance(self.program, Leaf):
-            self.leaves[0].matcher.unsafe_compute_mask_ptr(address, 4 * words)
+            self._fill_leaf(address, 4 * words)
             return
         masks = np.zeros((len(self.leaves), words), dtype=np.int32)
         for leaf, mask in zip(self.leaves, masks, strict=True):
@@ -90,6 +98,19 @@ class ProgramMatcher:
         self.combine(masks, target)
         if self.is_error():
             target[:] = eos_mask(self.pool.tokenizer, words)
+
+    def _fill_leaf(self, address: int, size: int) -> None:
+        matcher = self.leaves[0].matcher
+        key = None if self._progress is None or matcher.is_error() else self._progress.key
+        if key is None:
+            matcher.unsafe_compute_mask_ptr(address, size)
+            return
+        if self.pool.masks.write(key, address):
+            return
+        begun = time.perf_counter_ns()
+        matcher.unsafe_compute_mask_ptr(address, size)
+        if time.perf_counter_ns() - begun > WORTH_NS and not matcher.is_error():
+            self.pool.masks.keep(key, address, size)
 
     def combine(self, masks: NDArray[np.int32], target: NDArray[np.int32]) -> None:
         """Write the program's mask into ``target``. One that allows nothing leads into the error state.
@@ -113,6 +134,11 @@ class ProgramMatcher:
                 leaf.matcher.consume_token(tokens[0])
             else:
                 leaf.matcher.consume_tokens(list(tokens))
+        if self._progress is not None:
+            if self._ends.isdisjoint(tokens):
+                self._progress.consume(self.pool.tokenizer.decode_bytes(list(tokens)))
+            else:
+                self._progress.lose()
         return not self.is_error()
 
     def compute_bitmask(self) -> bytes:
@@ -159,6 +185,11 @@ class ProgramMatcher:
             leaf.left_behind = False
             if leaf.matcher.is_error() or not leaf.matcher.reset():
                 leaf.matcher, leaf.kept = self.pool.take(leaf.key, leaf.grammar)
+        if isinstance(self.program, Leaf):
+            self._follow_progress(self.leaves[0].kept)
+
+    def _follow_progress(self, kept: Kept) -> None:
+        self._progress = None if kept.terminals is None else Progress(kept.terminals, self.pool.histories, kept.start)
 
     def retire(self) -> bool:
         """Have the pool compile the leaves' grammars anew for whoever comes next; returns whether one had been used before."""

@@ -1,0 +1,367 @@
+"""States: when two outputs under one grammar have the same mask ahead of them, though llguidance does not tell.
+
+Of the grammars that JSON schemas become, every terminal is a whole string, a whole number or word, or one of JSON's marks. So what may
+follow an output depends on the terminals that its strings and numbers match, and not on what is in them; and within a string on
+how many characters it has, once it is no beginning of a literal any more. That is a state's key. Grammars of another form have none.
+
+Masks near the end of a bounded string cost a millisecond each, since most of the vocabulary has to be walked for what is just too long;
+keys are what such a mask is kept by, for all requests.
+"""
+
+from __future__ import annotations
+
+import codecs
+import json
+import re
+from collections.abc import Hashable, Iterable, Iterator
+from dataclasses import dataclass, field
+from functools import cached_property, lru_cache
+from itertools import count
+
+from llguidance import LLMatcher, LLTokenizer
+
+_MOST_TEXT = 1 << 18
+_MOST_HISTORIES = 100_000
+_QUOTE, _BACKSLASH = b'"\\'
+_SPACES = b" \n\r\t"
+_SCALAR_BYTES = frozenset(b"0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ+-.")
+
+_RULE = re.compile(r"[a-z]\w*: [\w(){},|?*+ ]*")
+_TERMINAL = re.compile(r"([A-Z]\w*): (.+)")
+_LITERAL = r'"(?:[^"\\]|\\.)*"'
+_TERM = re.compile(rf"/(?:[^/\\]|\\.)+/|~\({_LITERAL}(?: \| {_LITERAL})*\)")
+_MARK = re.compile(r"(?:\[ \\n\\r\\t\]\*)?\\[\[\]{}:,](?:\[ \\n\\r\\t\]\*)?")
+_SCALAR = re.compile(r"(?:[0-9A-Za-z\-|*?+)]|\(\?:|\{\d+(?:,\d*)?\}|\\\.|\[[0-9A-Za-z+\-]+\])+")
+_CLASS = r"\[(?:[^\[\]\\&~\"]|\\[\\\"\-\]\[^.\/]|\\x[0-9A-Fa-f]{2}|\")+\]"
+_ESCAPE = r'(?:\[["\\/bfnrt]+\]|u00[01]\[[0-9A-Fa-f\-]+\])'
+_ESCAPES = rf"\\\\\(\?:{_ESCAPE}(?:\|{_ESCAPE})*\)"
+_COUNTED = re.compile(
+    rf'"(?:\(\?:)?(?:(?P<bare>{_CLASS})|\(\?:(?P<plain>{_CLASS})\|(?P<escapes>{_ESCAPES})\))'
+    r'(?:\{(?P<least>\d+)(?P<range>,(?P<most>\d*))?\}|(?P<any>[*+]))\)?"'
+)
+_BOUNDED = re.compile(r'\{\d+(?:,\d+)?\}\)?"/')
+
+
+@dataclass(frozen=True, slots=True)
+class Characters:
+    """What bounded strings are made of: a class of characters, and perhaps escapes."""
+
+    plain: re.Pattern[str]
+    """Any number of characters of the class."""
+    escaped: re.Pattern[str] | None
+    """One character or escape."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """A string terminal: how many characters it takes."""
+
+    terminal: int
+    least: int
+    most: int | None
+    excluded: frozenset[bytes]
+    """Strings that it does not take, without their quotes."""
+
+    def admit(self, length: int, content: bytes | None) -> bool:
+        """Whether it takes a string of so many of its characters; ``content`` None where it is no literal."""
+        return self.least <= length and (self.most is None or length <= self.most) and content not in self.excluded
+
+
+@dataclass
+class Terminals:
+    """A grammar's terminals, each by its number, as far as they tell states apart."""
+
+    literals: dict[bytes, set[int]] = field(default_factory=dict)
+    """By the text of a string literal, without its quotes."""
+    strings: dict[Characters, list[Bounds]] = field(default_factory=dict)
+    words: dict[bytes, set[int]] = field(default_factory=dict)
+    """By the text of a literal that is no string."""
+    scalars: list[tuple[int, LLMatcher]] = field(default_factory=list)
+    """Numbers and words, each with a matcher of bytes. Python's own expressions may take for ever, and these come from requests."""
+
+    @classmethod
+    def of(cls, grammar: str) -> Terminals | None:
+        """Those of a grammar; None where it has another form, or no bounded strings, of which alone masks are worth keeping."""
+        if len(grammar) > _MOST_TEXT or _BOUNDED.search(grammar) is None:
+            return None
+        terminals = cls()
+        for number, line in enumerate(grammar.splitlines()):
+            if _RULE.fullmatch(line):
+                continue
+            named = _TERMINAL.fullmatch(line)
+            try:
+                if named is None or not all(terminals._take(number, terms) for terms in _alternatives(named[2])):
+                    return None
+            except (re.error, ValueError):
+                return None
+        return terminals if any(one.most is not None for bounds in terminals.strings.values() for one in bounds) else None
+
+    def _take(self, number: int, terms: list[str]) -> bool:
+        """Note one alternative of a terminal, terms that all hold; false where its form is unknown."""
+        if len(terms) == 1 and terms[0].startswith('"'):
+            text = json.loads(terms[0]).encode()
+            if (content := _unquoted(text)) is None and not _SCALAR_BYTES.issuperset(text):
+                return False
+            known, key = (self.words, text) if content is None else (self.literals, content)
+            known.setdefault(key, set()).add(number)
+            return True
+        excluded: frozenset[bytes] = frozenset()
+        if len(terms) == 2 and terms[1].startswith("~"):
+            texts = [_unquoted(json.loads(text).encode()) for text in re.findall(_LITERAL, terms.pop())]
+            if None in texts:
+                return False
+            excluded = frozenset(text for text in texts if text is not None)
+        if not all(term.startswith("/") for term in terms):
+            return False
+        expressions = [term[1:-1] for term in terms]
+        if len(terms) == 1 and not excluded and _MARK.fullmatch(expressions[0]):
+            return True
+        if len(terms) == 1 and (counted := _COUNTED.fullmatch(expressions[0])):
+            return self._take_string(number, counted, excluded)
+        if not excluded and all(map(_SCALAR.fullmatch, expressions)):
+            grammar = LLMatcher.grammar_from_lark(f"start: T\nT: {' & '.join(terms)}")
+            matcher = LLMatcher(_bytes(), grammar, log_level=0)
+            self.scalars.append((number, matcher))
+            return not matcher.is_error()
+        return False
+
+    def _take_string(self, number: int, counted: re.Match[str], excluded: frozenset[bytes]) -> bool:
+        characters = counted["bare"] or counted["plain"]
+        # In Rust's classes -- is a difference.
+        if "--" in characters or re.compile(characters).search('"\\'):
+            return False
+        escaped = None if counted["escapes"] is None else re.compile(f"{characters}|{counted['escapes']}")
+        most = None if counted["any"] or (counted["range"] and not counted["most"]) else int(counted["most"] or counted["least"])
+        bounds = Bounds(number, int(counted["least"] or (counted["any"] == "+")), most, excluded)
+        self.strings.setdefault(Characters(re.compile(f"(?:{characters})*"), escaped), []).append(bounds)
+        return True
+
+    @cached_property
+    def beginnings(self) -> frozenset[bytes]:
+        """All beginnings of strings that are told from others by their text, themselves included."""
+        excluded = (text for bounds in self.strings.values() for one in bounds for text in one.excluded)
+        return frozenset(text[:end] for text in (*self.literals, *excluded) for end in range(len(text) + 1))
+
+    @cached_property
+    def horizon(self) -> int:
+        """A count of characters from which on all counts are alike."""
+        return 1 + max(max(one.least, one.most or 0) for bounds in self.strings.values() for one in bounds)
+
+    def of_scalar(self, text: bytes) -> frozenset[int]:
+        """The terminals that match a whole number or word."""
+        matching = {number for number, matcher in self.scalars if _matches(matcher, text)}
+        return frozenset(matching | self.words.get(text, set()))
+
+    @cached_property
+    def sorts(self) -> list[tuple[Characters, list[Bounds]]]:
+        """The sorts of characters, and the terminals of each."""
+        return list(self.strings.items())
+
+    def of_string(self, content: bytes | None, lengths: Iterable[tuple[int, int]]) -> frozenset[int]:
+        """The terminals that match a whole string.
+
+        Args:
+            content: without its quotes; None where it is no literal.
+            lengths: the sorts of characters that it may be made of, and of how many.
+        """
+        matching = set(() if content is None else self.literals.get(content, ()))
+        for sort, length in lengths:
+            matching.update(one.terminal for one in self.sorts[sort][1] if one.admit(length, content))
+        return frozenset(matching)
+
+    def lengths(self, content: bytes) -> list[tuple[int, int]]:
+        """Of which sorts of characters a whole string is, and of how many; an escape is one."""
+        text = content.decode()
+        counted = ((sort, _length(characters, text)) for sort, (characters, _) in enumerate(self.sorts))
+        return [(sort, length) for sort, length in counted if length is not None]
+
+
+@lru_cache(maxsize=1)
+def _bytes() -> LLTokenizer:
+    return LLTokenizer("byte")
+
+
+def _matches(matcher: LLMatcher, text: bytes) -> bool:
+    return matcher.reset() and matcher.try_consume_tokens(list(text)) == len(text) and matcher.is_accepting()
+
+
+def _alternatives(body: str) -> Iterator[list[str]]:
+    """A terminal's alternatives, each the terms that have to match together.
+
+    Raises:
+        ValueError: it has another form.
+    """
+    terms, position = [], 0
+    while True:
+        if body.startswith('"', position):
+            _, end = json.JSONDecoder().raw_decode(body, position)
+        elif (term := _TERM.match(body, position)) is not None:
+            end = term.end()
+        else:
+            raise ValueError(body)
+        terms.append(body[position:end])
+        operator, position = body[end : end + 3], end + 3
+        if operator == " & ":
+            continue
+        yield terms
+        terms = []
+        if not operator:
+            return
+        if operator != " | ":
+            raise ValueError(body)
+
+
+def _unquoted(text: bytes) -> bytes | None:
+    """What is between the quotes of a JSON string; None where it is none."""
+    try:
+        return text[1:-1] if isinstance(json.loads(text), str) else None
+    except ValueError:
+        return None
+
+
+def _length(characters: Characters, text: str) -> int | None:
+    """The characters of a string, an escape being one; None where it has others."""
+    if characters.plain.fullmatch(text):
+        return len(text)
+    if characters.escaped is None:
+        return None
+    atoms = characters.escaped.findall(text)
+    return len(atoms) if sum(map(len, atoms)) == len(text) else None
+
+
+class Histories:
+    """Numbers for what outputs consist of so far; none is used twice. ``new`` may be called from any thread."""
+
+    def __init__(self) -> None:
+        self._numbers: dict[tuple[int, Hashable], int] = {}
+        self._new = count(1)
+
+    def new(self) -> int:
+        """The number of an output at its start, under a grammar of its own."""
+        return next(self._new)
+
+    def after(self, history: int, part: Hashable) -> int:
+        """The number of what has one part more."""
+        if len(self._numbers) >= _MOST_HISTORIES:
+            self._numbers.clear()
+        number = self._numbers.get((history, part))
+        if number is None:
+            number = self._numbers[history, part] = self.new()
+        return number
+
+
+class Progress:
+    """How far one output has come, by its bytes."""
+
+    def __init__(self, terminals: Terminals, histories: Histories, start: int) -> None:
+        """``start``: the number of the grammar's outputs at their start."""
+        self._terminals = terminals
+        self._histories = histories
+        self._start = start
+        self._all = tuple(range(len(terminals.sorts)))
+        self.rewind()
+
+    def rewind(self) -> None:
+        """Back to the start."""
+        self._history = self._start
+        self._scalar = b""
+        self._spaced = self._in_string = self._lost = False
+
+    @property
+    def key(self) -> Hashable | None:
+        """What outputs with the same masks ahead have in common; None where it is not known."""
+        if self._lost:
+            return None
+        if not self._in_string:
+            return self._history, self._scalar
+        if self._has_escapes:
+            return None
+        if self._is_beginning:
+            return self._history, bytes(self._content), True
+        return self._history, min(self._count, self._terminals.horizon), self._partial, self._alive
+
+    def lose(self) -> None:
+        """There are no more keys, up to the next ``rewind``."""
+        self._lost = True
+
+    def consume(self, data: bytes) -> None:
+        """The output goes on."""
+        position = 0
+        while position < len(data) and not self._lost:
+            position = self._within(data, position) if self._in_string else self._between(data, position)
+
+    def _between(self, data: bytes, position: int) -> int:
+        byte = data[position]
+        if byte in _SCALAR_BYTES:
+            self._scalar += data[position : position + 1]
+            self._spaced = False
+            return position + 1
+        if self._scalar:
+            self._add(self._terminals.of_scalar(self._scalar))
+            self._scalar = b""
+        if byte == _QUOTE:
+            self._in_string, self._is_beginning, self._has_escapes, self._in_escape = True, True, False, False
+            self._content, self._count, self._partial, self._alive = bytearray(), 0, b"", self._all
+        elif byte not in _SPACES:
+            self._add(byte)
+        elif not self._spaced:
+            # Where white space may stand, one is as good as many.
+            self._add(_SPACES)
+        self._spaced = byte in _SPACES
+        return position + 1
+
+    def _within(self, data: bytes, position: int) -> int:
+        end = self._end(data, position)
+        piece = data[position : len(data) if end is None else end]
+        self._content += piece
+        if not self._has_escapes:
+            self._note(piece)
+        if end is None:
+            return len(data)
+        self._in_string = False
+        self._add(self._string())
+        return end + 1
+
+    def _string(self) -> frozenset[int]:
+        """The terminals that match the string that has just ended."""
+        if self._has_escapes:
+            content = bytes(self._content)
+            return self._terminals.of_string(content, self._terminals.lengths(content))
+        lengths = [] if self._partial else [(sort, self._count) for sort in self._alive]
+        return self._terminals.of_string(bytes(self._content) if self._is_beginning else None, lengths)
+
+    def _end(self, data: bytes, position: int) -> int | None:
+        """Where the string ends, if it does."""
+        if not self._has_escapes:
+            end = data.find(b'"', position)
+            if data.find(b"\\", position, None if end < 0 else end) < 0:
+                return None if end < 0 else end
+            self._has_escapes = True
+        for index in range(position, len(data)):
+            if self._in_escape:
+                self._in_escape = False
+            elif data[index] == _BACKSLASH:
+                self._in_escape = True
+            elif data[index] == _QUOTE:
+                return index
+        return None
+
+    def _note(self, piece: bytes) -> None:
+        """More of a string without escapes: its characters, and of which sorts all of them are."""
+        buffer = self._partial + piece
+        try:
+            text, taken = codecs.utf_8_decode(buffer, "strict", False)
+        except UnicodeDecodeError:
+            self._lost = True
+            return
+        self._partial = buffer[taken:]
+        self._count += len(text)
+        sorts = self._terminals.sorts
+        self._alive = tuple(sort for sort in self._alive if sorts[sort][0].plain.fullmatch(text))
+        self._is_beginning = self._is_beginning and bytes(self._content) in self._terminals.beginnings
+
+    def _add(self, part: Hashable) -> None:
+        # What no terminal matches cannot be; if it is, nothing is known of the rest.
+        if part == frozenset():
+            self._lost = True
+        self._history = self._histories.after(self._history, part)

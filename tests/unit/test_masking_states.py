@@ -1,0 +1,252 @@
+"""States: masks kept by their keys are, bit for bit, those that llguidance computes for each request alone."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Iterator
+from functools import cache
+from typing import Any
+
+import numpy as np
+import pytest
+from llguidance import LLTokenizer
+
+from ananke_server.constraints import Compiler
+from ananke_server.launch import DEFAULT_MODEL
+from ananke_server.masking import program_matcher
+from ananke_server.masking.mask_store import LEAST_TOKENS, MOST_MASKS, MaskStore
+from ananke_server.masking.matchers import MatcherPool, new_matcher
+from ananke_server.masking.program_matcher import ProgramMatcher
+from ananke_server.masking.states import Histories, Progress, Terminals
+from ananke_server.masking.tokenizer import model_tokenizer
+
+SHORT, WORD = {"type": "string", "maxLength": 6}, {"type": "string", "pattern": "^[a-f]{2,8}$"}
+END = {"anyOf": [{"$ref": "#/$defs/node"}, {"type": "null"}]}
+SCHEMAS: dict[str, Any] = {
+    "bounded": {"type": "array", "items": {"type": "string", "minLength": 2, "maxLength": 9}, "minItems": 50},
+    "exact": {"type": "array", "items": {"type": "string", "minLength": 7, "maxLength": 7}, "minItems": 50},
+    "several": {"type": "array", "items": {"anyOf": [SHORT, WORD, {"enum": ["abc", "abd", "fee", "Fi", 12]}]}, "minItems": 50},
+    "by name": {
+        "type": "object",
+        "properties": {"a": SHORT, "b": WORD, "c": {"type": "integer", "minimum": 3, "maximum": 4000}, "d": SHORT},
+    },
+    "by what came": {
+        "type": "array",
+        "prefixItems": [{"enum": ["ab", "abcd", "x"]}, SHORT, {"type": "number", "minimum": -2.5, "maximum": 71}, WORD, SHORT],
+        "minItems": 5,
+        "items": SHORT,
+    },
+    "recursive": {
+        "$defs": {"node": {"type": "object", "properties": {"n": SHORT, "next": {"$ref": "#/$defs/end"}}, "required": ["n"]}, "end": END},
+        "type": "array",
+        "items": {"$ref": "#/$defs/node"},
+        "minItems": 20,
+    },
+    "names": {"type": "array", "items": {"type": "object", "properties": {"a": SHORT}, "additionalProperties": SHORT}, "minItems": 20},
+}
+
+
+@cache
+def tokenizer() -> LLTokenizer:
+    return model_tokenizer(str(DEFAULT_MODEL))
+
+
+def grammar_of(schema: Any, whitespace: str = "compact") -> str:
+    constraint = json.dumps({"type": "json_schema", "schema": schema, "whitespace": whitespace})
+    program = Compiler(tokenizer()).compile(constraint).grammar
+    assert program is not None
+    return program
+
+
+def words() -> int:
+    return (tokenizer().vocab_size + 31) // 32
+
+
+def walks(program: str, pool: MatcherPool, count: int, steps: int, seed: int) -> Iterator[tuple[bytes, bytes, list[int]]]:
+    """The masks of requests side by side, by the pool and each alone, and the tokens so far; the next is one of those admitted."""
+    draw = random.Random(seed)
+    ends = set(tokenizer().eos_tokens)
+    requests = [(ProgramMatcher.of(pool, program), new_matcher(tokenizer(), program), list[int]()) for _ in range(count)]
+    ours = np.zeros(words(), dtype=np.int32)
+    for _ in range(steps):
+        for request in list(requests):
+            shared, alone, tokens = request
+            shared.fill(ours.ctypes.data, words())
+            yield ours.tobytes(), alone.compute_bitmask()[: ours.nbytes], tokens
+            admitted = np.flatnonzero(np.unpackbits(ours.view(np.uint8), bitorder="little"))
+            tokens_drawn = [int(draw.choice(admitted)) for _ in range(4)]
+            # White space is admitted nearly everywhere.
+            token = next((token for token in tokens_drawn if tokenizer().decode_bytes([token]).strip()), tokens_drawn[0])
+            if token in ends:
+                requests.remove(request)
+                continue
+            tokens.append(token)
+            shared.consume_tokens((token,))
+            alone.consume_token(token)
+
+
+@pytest.fixture
+def keep_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep masks however quick they are to compute."""
+    monkeypatch.setattr(program_matcher, "WORTH_NS", -1)
+
+
+@pytest.mark.parametrize("whitespace", ["compact", "flexible"])
+@pytest.mark.parametrize("name", SCHEMAS)
+def test_a_mask_that_was_kept_is_the_one_that_would_be_computed(keep_all: None, name: str, whitespace: str) -> None:
+    pool = MatcherPool(tokenizer(), keeps_masks=True)
+    for ours, alone, tokens in walks(grammar_of(SCHEMAS[name], whitespace), pool, count=16, steps=40, seed=len(name)):
+        assert ours == alone, tokenizer().decode_str(tokens)
+    assert pool.masks.found > 0
+
+
+def test_slow_masks_alone_are_kept() -> None:
+    pool = MatcherPool(tokenizer(), keeps_masks=True)
+    for ours, alone, _ in walks(grammar_of(SCHEMAS["bounded"]), pool, count=4, steps=60, seed=1):
+        assert ours == alone
+    kept = pool.masks.found
+    assert kept < 4 * 60
+
+
+def test_a_rewound_request_goes_on_from_the_start(keep_all: None) -> None:
+    pool, program = MatcherPool(tokenizer(), keeps_masks=True), grammar_of(SCHEMAS["by what came"])
+    mask = np.zeros(words(), dtype=np.int32)
+    matcher = ProgramMatcher.of(pool, program)
+    for _, alone, tokens in walks(program, pool, count=1, steps=40, seed=5):
+        matcher.rewind()
+        matcher.consume_tokens(list(tokens))
+        matcher.fill(mask.ctypes.data, words())
+        assert mask.tobytes() == alone
+
+
+def progress(schema: Any, *pieces: bytes) -> Progress:
+    terminals = Terminals.of(grammar_of(schema))
+    assert terminals is not None
+    made = Progress(terminals, HISTORIES, 1)
+    for piece in pieces:
+        made.consume(piece)
+    return made
+
+
+HISTORIES = Histories()
+FIELDS = {
+    "type": "array",
+    "prefixItems": [SHORT, WORD, {"type": "integer", "minimum": 5, "maximum": 600}, SHORT],
+    "minItems": 4,
+    "items": False,
+}
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (b'["xyz', b'["\xc3\xa9 z'),
+        (b'["xyz","abc', b'["","cab'),
+        (b'["xyz","abc",17,"a', b'["q","ffff",599,"b'),
+        (b'["x\\n","abc",17', b'["q","ff",17'),
+        (b'["\xc3', b'["\xc3'),
+    ],
+)
+def test_what_has_the_same_masks_ahead_has_one_key(one: bytes, other: bytes) -> None:
+    assert progress(FIELDS, one).key == progress(FIELDS, other).key is not None
+    assert progress(FIELDS, *(one[index : index + 1] for index in range(len(one)))).key == progress(FIELDS, one).key
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (b'["xyz', b'["xy'),
+        (b'["xyz', b'["xyz"'),
+        (b'["xyz"', b'["xyz",'),
+        (b'["xyz","ab', b'["xyz'),
+        (b'["x","abc",17', b'["x","abc",18'),
+        (b'["x","abc",1', b'["x","abc",17,'),
+        (b'["\xc3', b'["\xc4'),
+    ],
+)
+def test_what_has_not_has_two(one: bytes, other: bytes) -> None:
+    assert progress(FIELDS, one).key != progress(FIELDS, other).key
+
+
+def test_within_a_beginning_of_a_literal_its_text_counts() -> None:
+    schema = {"type": "array", "prefixItems": [{"enum": ["draft", "drawn"]}], "items": SHORT, "minItems": 9}
+    assert progress(schema, b'["dra').key != progress(schema, b'["abc').key
+    assert progress(schema, b'["drum').key == progress(schema, b'["abcd').key
+    assert progress(schema, b'["draft",').key != progress(schema, b'["other",').key
+    assert progress(schema, b'["drift",').key == progress(schema, b'["other",').key
+
+
+def test_the_empty_string_may_be_a_literal_and_another_is_not() -> None:
+    schema = {"type": "array", "prefixItems": [{"enum": ["", "ab"]}], "items": SHORT, "minItems": 9}
+    assert progress(schema, b'["",').key != progress(schema, b'["xyz",').key
+    assert progress(schema, b'["",').key == progress(schema, b'["ab",').key
+
+
+def test_after_an_escape_there_is_no_key_until_the_string_ends() -> None:
+    assert progress(FIELDS, b'["a\\').key is None
+    assert progress(FIELDS, b'["a\\"b').key is None
+    assert progress(FIELDS, b'["a\\"b"').key == progress(FIELDS, b'["xyz"').key
+    assert progress(FIELDS, b'["a\\', b'"', b'b"').key == progress(FIELDS, b'["xyz"').key
+
+
+def test_what_no_terminal_matches_has_no_key() -> None:
+    assert progress(FIELDS, b'["much too long"').key is None
+    assert progress(FIELDS, b'["\xff\xff').key is None
+
+
+@pytest.mark.parametrize(
+    "grammar",
+    [
+        'start: "a" T0\nT0: /"[a-z]{1,3}"/',
+        'start: T0\nT0: /"[a-z]{1,3}"/i',
+        'start: T0\nT0: /"[a-z--b]{1,3}"/',
+        'start: T0\nT0: /"[^a]{1,3}"/',
+        'start: T0\nT0: /"[[:alpha:]]{1,3}"/',
+        'start: T0\nT0: /"[\\w]{1,3}"/',
+        'start: T0\nT0: /"[a-z]{1,3}[0-9]"/',
+        'start: T0\nT0: /[a-z]{1,3}/ & /"[a-z]{1,3}"/',
+        'start: T0\nT0: ~/"[a-z]{1,3}"/',
+        'start: T0\nT0: "x y" | /"[a-z]{1,3}"/',
+        'start: T0\nT0[lazy]: /"[a-z]{1,3}"/',
+        'start[max_tokens=3]: T0\nT0: /"[a-z]{1,3}"/',
+        'start: T0\n%ignore /[ ]+/\nT0: /"[a-z]{1,3}"/',
+        '%llguidance {"no_forcing": true}\nstart: T0\nT0: /"[a-z]{1,3}"/',
+        'start: T0\nT0: /"[a-z]*"/',
+        'start: T0 T1\nT0: /"[a-z]{1,3}"/\nT1: /a:b/',
+        'start: T0 T1\nT0: /"[a-z]{1,3}"/\nT1: /a b/',
+        'start: T0 T1\nT0: /"[a-z]{1,3}"/\nT1: /[a:]+/',
+        'start: T0 T1\nT0: /"[a-z]{1,3}"/\nT1: /a.b/',
+        'start: T0 T1\nT0: /"[a-z]{1,3}"/\nT1: "a:b"',
+        'start: T0 T1\nT0: /"[a-z]{1,3}"/\nT1: "\\"a\\"b\\""',
+        'start: T0 T1\nT0: /"[a-z]{1,3}"/\nT1: /\\,\\,/',
+        'start: T0\nT0: /"(?:[a-z]|\\\\(?:ab"|c)){1,3}"/',
+        'start: T0\nT0: /"(?:[a-z]|\\\\(?:[a-z])){1,3}"/',
+        '{"grammars": []}',
+        "",
+    ],
+)
+def test_grammars_of_another_form_or_without_bounds_have_no_keys(grammar: str) -> None:
+    assert Terminals.of(grammar) is None
+
+
+def test_the_form_is_known() -> None:
+    rules = "start: r1\nr1: T0 (T1 T0){2,} | T2?\n"
+    terminals = 'T0: /"[a-z]{1,3}"/\nT1: /\\,/\nT2: /-?[0-9]+/ & /[1-9]+/ | "\\"x\\""'
+    assert Terminals.of(rules + terminals) is not None
+
+
+def test_the_store_keeps_the_last_used_and_none_of_few_tokens() -> None:
+    store = MaskStore()
+    many, few = np.full(64, -1, dtype=np.int32), np.zeros(64, dtype=np.int32)
+    few[: (LEAST_TOKENS - 1) // 32] = -1
+    target = np.zeros(64, dtype=np.int32)
+    store.keep("few", few.ctypes.data, few.nbytes)
+    assert not store.write("few", target.ctypes.data)
+    for number in range(MOST_MASKS + 1):
+        many[0] = number
+        store.keep(number, many.ctypes.data, many.nbytes)
+        assert store.write(1 if number else 0, target.ctypes.data)
+    assert not store.write(0, target.ctypes.data)
+    assert store.write(1, target.ctypes.data)
+    assert (target[0], target[1]) == (1, -1)
