@@ -15,6 +15,7 @@ from llguidance import LLTokenizer
 from ananke_server.constraints import Compiler
 from ananke_server.launch import DEFAULT_MODEL
 from ananke_server.masking import program_matcher
+from ananke_server.masking.adjacency import may_meet
 from ananke_server.masking.mask_store import LEAST_TOKENS, MOST_MASKS, MaskStore
 from ananke_server.masking.matchers import MatcherPool, new_matcher
 from ananke_server.masking.program_matcher import ProgramMatcher
@@ -213,6 +214,11 @@ def test_what_no_terminal_matches_has_no_key() -> None:
         'start: T0\n%ignore /[ ]+/\nT0: /"[a-z]{1,3}"/',
         '%llguidance {"no_forcing": true}\nstart: T0\nT0: /"[a-z]{1,3}"/',
         'start: T0\nT0: /"[a-z]*"/',
+        'start: T0 T1 T2\nT0: /"[a-z]{1,3}"/\nT1: /[0-9]+/\nT2: /[a-z]+/',
+        'start: T0 T1+\nT0: /"[a-z]{1,3}"/\nT1: /[0-9]/',
+        'start: T0 r1 r1\nr1: T1 T2?\nT0: /"[a-z]{1,3}"/\nT1: /[0-9]/\nT2: /\\,/',
+        'start: T0 r1\nr1: T1 | T1 T0? r1\nT0: /"[a-z]{1,3}"/\nT1: /[0-9]/',
+        'start: T0 r9\nT0: /"[a-z]{1,3}"/',
         'start: T0 T1\nT0: /"[a-z]{1,3}"/\nT1: /a:b/',
         'start: T0 T1\nT0: /"[a-z]{1,3}"/\nT1: /a b/',
         'start: T0 T1\nT0: /"[a-z]{1,3}"/\nT1: /[a:]+/',
@@ -228,6 +234,36 @@ def test_what_no_terminal_matches_has_no_key() -> None:
 )
 def test_grammars_of_another_form_or_without_bounds_have_no_keys(grammar: str) -> None:
     assert Terminals.of(grammar) is None
+
+
+@pytest.mark.parametrize(
+    ("rules", "meet"),
+    [
+        ({"start": "S"}, False),
+        ({"start": "S S"}, True),
+        ({"start": "S M S"}, False),
+        ({"start": "S M? S"}, True),
+        ({"start": "(S M)* S"}, False),
+        ({"start": "(S M?)*"}, True),
+        ({"start": "S (M S){2,}"}, False),
+        ({"start": "S (M S){2,} S"}, True),
+        ({"start": "(S | M) M | M"}, False),
+        ({"start": "r1 r2", "r1": "M | S", "r2": "M"}, False),
+        ({"start": "r1 r2", "r1": "M | S", "r2": "M | r1"}, True),
+        ({"start": "r1", "r1": "M r1 M | S"}, False),
+        ({"start": "r1", "r1": "r1 S | M"}, True),
+        ({"start": "r1 S", "r1": "(r2 M)? r2", "r2": "(M |)"}, False),
+        ({"start": "S r1 S", "r1": "r2 r2", "r2": "M | "}, True),
+    ],
+)
+def test_whether_terminals_may_meet(rules: dict[str, str], meet: bool) -> None:
+    assert may_meet(rules, {"S": True, "M": False}) is meet
+
+
+@pytest.mark.parametrize("body", ["X", "(S", "S)", "S ~ M", "* S", "S [", '"a"'])
+def test_rules_of_another_form_are_refused(body: str) -> None:
+    with pytest.raises(ValueError, match="."):
+        may_meet({"start": body}, {"S": True, "M": False})
 
 
 def test_the_form_is_known() -> None:

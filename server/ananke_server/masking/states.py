@@ -20,13 +20,16 @@ from itertools import count
 
 from llguidance import LLMatcher, LLTokenizer
 
-_MOST_TEXT = 1 << 18
-_MOST_HISTORIES = 100_000
+from ananke_server.masking.adjacency import may_meet
+
+_MOST_TEXT = 1 << 16
+_MOST_HISTORIES = 1 << 15
 _QUOTE, _BACKSLASH = b'"\\'
 _SPACES = b" \n\r\t"
 _SCALAR_BYTES = frozenset(b"0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ+-.")
 
-_RULE = re.compile(r"[a-z]\w*: [\w(){},|?*+ ]*")
+# The forms that are known. They are those that the schema compiler writes; whatever else there may be in a grammar has none of them.
+_RULE = re.compile(r"([a-z]\w*): ([\w(){},|?*+ ]*)")
 _TERMINAL = re.compile(r"([A-Z]\w*): (.+)")
 _LITERAL = r'"(?:[^"\\]|\\.)*"'
 _TERM = re.compile(rf"/(?:[^/\\]|\\.)+/|~\({_LITERAL}(?: \| {_LITERAL})*\)")
@@ -84,16 +87,23 @@ class Terminals:
         """Those of a grammar; None where it has another form, or no bounded strings, of which alone masks are worth keeping."""
         if len(grammar) > _MOST_TEXT or _BOUNDED.search(grammar) is None:
             return None
-        terminals = cls()
-        for number, line in enumerate(grammar.splitlines()):
-            if _RULE.fullmatch(line):
-                continue
-            named = _TERMINAL.fullmatch(line)
-            try:
-                if named is None or not all(terminals._take(number, terms) for terms in _alternatives(named[2])):
+        terminals, rules, numbers = cls(), dict[str, str](), dict[str, int]()
+        try:
+            for number, line in enumerate(grammar.splitlines()):
+                if (rule := _RULE.fullmatch(line)) is not None:
+                    rules[rule[1]] = rule[2]
+                elif (terminal := _TERMINAL.fullmatch(line)) is None:
                     return None
-            except (re.error, ValueError):
+                elif all(terminals._take(number, terms) for terms in _alternatives(terminal[2])):
+                    numbers[terminal[1]] = number
+                else:
+                    return None
+            scalars = {number for number, _ in terminals.scalars}.union(*terminals.words.values())
+            # Of two side by side nobody could say where the first ends.
+            if may_meet(rules, {name: number in scalars for name, number in numbers.items()}):
                 return None
+        except (re.error, ValueError):
+            return None
         return terminals if any(one.most is not None for bounds in terminals.strings.values() for one in bounds) else None
 
     def _take(self, number: int, terms: list[str]) -> bool:
