@@ -262,7 +262,7 @@ def test_whether_terminals_may_meet(rules: dict[str, str], meet: bool) -> None:
 
 @pytest.mark.parametrize("body", ["X", "(S", "S)", "S ~ M", "* S", "S [", '"a"'])
 def test_rules_of_another_form_are_refused(body: str) -> None:
-    with pytest.raises(ValueError, match="."):
+    with pytest.raises(ValueError, match=r"."):
         may_meet({"start": body}, {"S": True, "M": False})
 
 

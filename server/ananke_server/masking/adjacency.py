@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 _MOST_ROUNDS = 64
+_NAME = re.compile(r"[A-Za-z]\w*")
 _PIECE = re.compile(r"\s*([A-Za-z]\w*|[()|?*+]|\{\d+(?:,\d*)?\})")
 
 
@@ -37,14 +38,28 @@ def may_meet(rules: Mapping[str, str], terminals: Mapping[str, bool]) -> bool:
     bodies = {name: _Reader(body).read() for name, body in rules.items()}
     known = {name: Reach(empty=False, begins=such, ends=such, pair=False) for name, such in terminals.items()}
     known |= dict.fromkeys(bodies, _NEVER)
+    order = list(_leaves_first({name: _NAME.findall(body) for name, body in rules.items()}))
     for _ in range(_MOST_ROUNDS):
         before = dict(known)
-        # What a rule refers to mostly comes after it.
-        for name, body in reversed(bodies.items()):
-            known[name] = body.reach(known)
+        for name in order:
+            known[name] = bodies[name].reach(known)
         if known == before:
             return any(reach.pair for reach in known.values())
     raise ValueError("the rules are too deep")
+
+
+def _leaves_first(references: Mapping[str, list[str]]) -> Iterator[str]:
+    """The rules, each after those that it refers to, cycles aside."""
+    seen: set[str] = set()
+    for root in references:
+        pending = [(root, False)]
+        while pending:
+            name, done = pending.pop()
+            if done:
+                yield name
+            elif name in references and name not in seen:
+                seen.add(name)
+                pending += [(name, True), *((other, False) for other in references[name])]
 
 
 @dataclass(frozen=True, slots=True)
