@@ -74,7 +74,7 @@ class _Name:
 
 @dataclass(frozen=True, slots=True)
 class _Sequence:
-    parts: list[_Name | _Sequence | _Choice | _Repeat]
+    parts: list[_Name | _Choice | _Repeat]
 
     def reach(self, known: Mapping[str, Reach]) -> Reach:
         whole = _NOTHING
@@ -141,7 +141,7 @@ class _Reader:
         return _Choice(options)
 
     def _sequence(self) -> _Sequence:
-        parts: list[_Name | _Sequence | _Choice | _Repeat] = []
+        parts: list[_Name | _Choice | _Repeat] = []
         while self._next < len(self._pieces) and self._pieces[self._next] not in ("|", ")"):
             parts.append(self._repeated())
         return _Sequence(parts)
