@@ -14,7 +14,6 @@ import datetime
 import json
 import os
 import platform
-import signal
 import sys
 import time
 from collections import Counter
@@ -23,10 +22,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from bench_server import serving
 from cases import CASES, Case
 
 from ananke_client import AnankeInferenceClient, AnankeInferenceHTTPClient, GenerationConfig, GenerationResult
-from ananke_server.launch import PROJECT, TritonServer, free_ports
 
 PLAIN = "plain"
 PLAIN_PROMPT = "Once upon a time"
@@ -49,8 +48,6 @@ class Verdict:
 
 def main() -> int:
     arguments = _arguments()
-    # A timeout ends the server too.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     with _server(arguments) as (grpc_url, http_url):
         started = time.monotonic()
         verdicts = run(grpc_url, http_url, arguments.requests, arguments.concurrency, plain_every=arguments.plain_every)
@@ -129,13 +126,8 @@ def _server(arguments: argparse.Namespace) -> Iterator[tuple[str, str]]:
         grpc_url, http_url = arguments.url
         yield grpc_url, http_url
         return
-    http, grpc, metrics = free_ports(3)
-    name = f"prove-{Path(arguments.output).stem}" if arguments.output else "prove"
-    log = PROJECT / ".ananke" / "run" / f"{name}.log"
-    repository = PROJECT / "model_repository"
-    with TritonServer([repository], http_port=http, grpc_port=grpc, metrics_port=metrics, log_file=log) as server:
-        server.wait_until_ready(600)
-        yield f"127.0.0.1:{grpc}", f"http://127.0.0.1:{http}"
+    with serving([], f"prove-{Path(arguments.output).stem}" if arguments.output else "prove") as server:
+        yield server.grpc_url, f"http://{server.http_url}"
 
 
 def _device(grpc_url: str) -> str:
