@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 _MOST_ROUNDS = 64
-_NAME = re.compile(r"[A-Za-z]\w*")
 _PIECE = re.compile(r"\s*([A-Za-z]\w*|[()|?*+]|\{\d+(?:,\d*)?\})")
 
 
@@ -34,11 +33,13 @@ def may_meet(rules: Mapping[str, str], terminals: Mapping[str, bool]) -> bool:
 
     Raises:
         ValueError: a body has another form or an unknown name, or it takes too long to tell.
+        RecursionError: brackets are too deep.
     """
-    bodies = {name: _Reader(body).read() for name, body in rules.items()}
+    pieces = {name: list(_pieces(body)) for name, body in rules.items()}
+    bodies = {name: _Reader(of_it).read() for name, of_it in pieces.items()}
     known = {name: Reach(empty=False, begins=such, ends=such, pair=False) for name, such in terminals.items()}
     known |= dict.fromkeys(bodies, _NEVER)
-    order = list(_leaves_first({name: _NAME.findall(body) for name, body in rules.items()}))
+    order = list(_leaves_first(pieces))
     for _ in range(_MOST_ROUNDS):
         before = dict(known)
         for name in order:
@@ -48,8 +49,17 @@ def may_meet(rules: Mapping[str, str], terminals: Mapping[str, bool]) -> bool:
     raise ValueError("the rules are too deep")
 
 
+def _pieces(body: str) -> Iterator[str]:
+    position, end = 0, len(body.rstrip())
+    while position < end:
+        if (piece := _PIECE.match(body, position)) is None:
+            raise ValueError(body[position:])
+        yield piece[1]
+        position = piece.end()
+
+
 def _leaves_first(references: Mapping[str, list[str]]) -> Iterator[str]:
-    """The rules, each after those that it refers to, cycles aside."""
+    """The rules, each after those that it refers to, cycles aside. What is no rule's name is passed over."""
     seen: set[str] = set()
     for root in references:
         pending = [(root, False)]
@@ -113,10 +123,10 @@ def _followed(one: Reach, other: Reach) -> Reach:
 
 
 class _Reader:
-    """Reads a rule's body."""
+    """Reads a rule's body, given in pieces."""
 
-    def __init__(self, body: str) -> None:
-        self._pieces = list(self._split(body.rstrip()))
+    def __init__(self, pieces: list[str]) -> None:
+        self._pieces = pieces
         self._next = 0
 
     def read(self) -> _Choice:
@@ -124,15 +134,6 @@ class _Reader:
         if self._next < len(self._pieces):
             raise ValueError(self._pieces[self._next])
         return choice
-
-    @staticmethod
-    def _split(body: str) -> Iterator[str]:
-        position = 0
-        while position < len(body):
-            if (piece := _PIECE.match(body, position)) is None:
-                raise ValueError(body[position:])
-            yield piece[1]
-            position = piece.end()
 
     def _choice(self) -> _Choice:
         options = [self._sequence()]

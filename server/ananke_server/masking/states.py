@@ -13,6 +13,7 @@ from __future__ import annotations
 import codecs
 import json
 import re
+from bisect import bisect_left
 from collections.abc import Hashable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
@@ -24,6 +25,8 @@ from ananke_server.masking.adjacency import may_meet
 
 _MOST_TEXT = 1 << 16
 _MOST_HISTORIES = 1 << 15
+_MOST_SORTS = 64
+"""Of scalars, and of sorts of characters: all of them are tried whenever one has come, while other requests' masks wait."""
 _QUOTE, _BACKSLASH = b'"\\'
 _SPACES = b" \n\r\t"
 _SCALAR_BYTES = frozenset(b"0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ+-.")
@@ -98,11 +101,13 @@ class Terminals:
                     numbers[terminal[1]] = number
                 else:
                     return None
+            if len(terminals.strings) > _MOST_SORTS:
+                return None
             scalars = {number for number, _ in terminals.scalars}.union(*terminals.words.values())
             # Of two side by side nobody could say where the first ends.
             if may_meet(rules, {name: number in scalars for name, number in numbers.items()}):
                 return None
-        except (re.error, ValueError):
+        except (re.error, ValueError, RecursionError):
             return None
         return terminals if any(one.most is not None for bounds in terminals.strings.values() for one in bounds) else None
 
@@ -128,7 +133,7 @@ class Terminals:
             return True
         if len(terms) == 1 and (counted := _COUNTED.fullmatch(expressions[0])):
             return self._take_string(number, counted, excluded)
-        if not excluded and all(map(_SCALAR.fullmatch, expressions)):
+        if not excluded and len(self.scalars) < _MOST_SORTS and all(map(_SCALAR.fullmatch, expressions)):
             grammar = LLMatcher.grammar_from_lark(f"start: T\nT: {' & '.join(terms)}")
             matcher = LLMatcher(_bytes(), grammar, log_level=0)
             self.scalars.append((number, matcher))
@@ -146,11 +151,15 @@ class Terminals:
         self.strings.setdefault(Characters(re.compile(f"(?:{characters})*"), escaped), []).append(bounds)
         return True
 
+    def begins_literal(self, content: bytes) -> bool:
+        """Whether a string that is told from others by its text begins so, or is it."""
+        place = bisect_left(self._told_apart, content)
+        return place < len(self._told_apart) and self._told_apart[place].startswith(content)
+
     @cached_property
-    def beginnings(self) -> frozenset[bytes]:
-        """All beginnings of strings that are told from others by their text, themselves included."""
+    def _told_apart(self) -> list[bytes]:
         excluded = (text for bounds in self.strings.values() for one in bounds for text in one.excluded)
-        return frozenset(text[:end] for text in (*self.literals, *excluded) for end in range(len(text) + 1))
+        return sorted({*self.literals, *excluded})
 
     @cached_property
     def horizon(self) -> int:
@@ -267,13 +276,8 @@ class Progress:
         """``start``: the number of the grammar's outputs at their start."""
         self._terminals = terminals
         self._histories = histories
-        self._start = start
         self._all = tuple(range(len(terminals.sorts)))
-        self.rewind()
-
-    def rewind(self) -> None:
-        """Back to the start."""
-        self._history = self._start
+        self._history = start
         self._scalar = b""
         self._spaced = self._in_string = self._lost = False
 
@@ -291,7 +295,7 @@ class Progress:
         return self._history, min(self._count, self._terminals.horizon), self._partial, self._alive
 
     def lose(self) -> None:
-        """There are no more keys, up to the next ``rewind``."""
+        """There are no more keys."""
         self._lost = True
 
     def consume(self, data: bytes) -> None:
@@ -368,7 +372,7 @@ class Progress:
         self._count += len(text)
         sorts = self._terminals.sorts
         self._alive = tuple(sort for sort in self._alive if sorts[sort][0].plain.fullmatch(text))
-        self._is_beginning = self._is_beginning and bytes(self._content) in self._terminals.beginnings
+        self._is_beginning = self._is_beginning and self._terminals.begins_literal(bytes(self._content))
 
     def _add(self, part: Hashable) -> None:
         # What no terminal matches cannot be; if it is, nothing is known of the rest.
