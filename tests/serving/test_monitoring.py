@@ -8,7 +8,6 @@ import re
 import shutil
 import subprocess
 import time
-from collections.abc import Callable
 from typing import Any
 
 import backend_support  # noqa: F401
@@ -18,6 +17,7 @@ import yaml
 from opentelemetry.sdk.trace import TracerProvider
 from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
+from server_metrics import eventually
 from trace_collector import Collector, Span
 
 from ananke_client import AnankeError, AnankeInferenceClient, AnankeInferenceHTTPClient, ConstraintSpec, ErrorCode, GenerationConfig
@@ -41,15 +41,6 @@ def exported(server: TritonServer) -> dict[str, Metric]:
 def value(server: TritonServer, sample: str, **labels: str) -> float:
     samples = [sample for family in exported(server).values() for sample in family.samples]
     return sum(one.value for one in samples if one.name == sample and labels.items() <= one.labels.items())
-
-
-def eventually(holds: Callable[[], bool], seconds: float = 5.0) -> bool:
-    end = time.monotonic() + seconds
-    while not holds():
-        if time.monotonic() > end:
-            return False
-        time.sleep(0.1)
-    return True
 
 
 @pytest.fixture(scope="module")

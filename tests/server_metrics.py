@@ -1,0 +1,40 @@
+"""What a server's metrics endpoint says, which is a little after what it tells of: models tell Triton a few times a second."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import httpx
+
+from ananke_server.launch import TritonServer
+
+_BETWEEN_TELLINGS = 1.5
+
+
+def totals(server: TritonServer, prefix: str = "ananke_") -> dict[str, float]:
+    """The metrics of ours, or of another prefix, by name and labels in Prometheus' own writing."""
+    lines = httpx.get(f"http://{server.metrics_url}/metrics", trust_env=False).text.splitlines()
+    pairs = (line.rsplit(" ", 1) for line in lines if line.startswith(prefix))
+    return {name: float(value) for name, value in pairs}
+
+
+def settled(server: TritonServer) -> dict[str, float]:
+    """The totals, once what earlier requests did has been told."""
+    last = totals(server)
+    while True:
+        time.sleep(_BETWEEN_TELLINGS)
+        values = totals(server)
+        if values == last:
+            return values
+        last = values
+
+
+def eventually(holds: Callable[[], bool], seconds: float = 5.0) -> bool:
+    """Whether it holds before the seconds are over."""
+    end = time.monotonic() + seconds
+    while not holds():
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.1)
+    return True
