@@ -129,7 +129,7 @@ class TestLayers:
         *(("", {name.upper(): "nan"}, f"ANANKE_{name.upper()}=nan: it should be a finite number") for name in SECONDS),
         ("", {"GPU_MEMORY_UTILIZATION": "nan"}, "ANANKE_GPU_MEMORY_UTILIZATION=nan: it should be a finite number"),
         ("constraints: {limits: {compile_seconds: .inf}}", {}, "FILE: .*compile_seconds=inf: it should be a finite number"),
-        ("", {"ENGINE_ARGS": '{"max_num_seqs": 4}'}, "ANANKE_ENGINE_ARGS: max_num_seqs would go behind the setting of that name: .*"),
+        ("", {"ENGINE_ARGS": '{"max_num_seqs": 4}'}, "ANANKE_ENGINE_ARGS: max_num_seqs cannot be set here: .*"),
         ("security: {signing_key: [top-secret]}", {}, "FILE: security.signing_key: it should be a valid string"),
     ],
 )

@@ -20,8 +20,6 @@ from ananke_server.settings.nearest import no_such
 _RESERVED_ENGINE_ARGS = frozenset(
     {"logits_processors", "worker_extension_cls", "speculative_config", "enable_trace_replay", "enable_batch_sharded_sampling"}
 )
-# What has a setting of its own, with its own checks, and what would read a client's tensors by unpickling them.
-_OWN_SETTINGS = frozenset({"trust_remote_code", "load_format"})
 _UNSAFE_ENGINE_ARGS = frozenset({"enable_prompt_embeds", "enable_mm_embeds"})
 _PICKLES = frozenset({"pt", "npcache"})
 _NO_LORA = "LoRA adapters are not served: merge the adapter into the model, or leave enable_lora false"
@@ -201,14 +199,12 @@ class PerformanceSection(Section):
     def _leave_masking_alone(cls, engine_args: dict[str, Any]) -> dict[str, Any]:
         if taken := sorted(engine_args.keys() & _RESERVED_ENGINE_ARGS):
             raise ValueError(f"{', '.join(taken)} would break masking and cannot be set")
-        if taken := sorted(engine_args.keys() & _OWN_SETTINGS):
-            raise ValueError(f"{', '.join(taken)} cannot be set here: use the setting of that name")
         if taken := sorted(engine_args.keys() & _UNSAFE_ENGINE_ARGS):
             raise ValueError(f"{', '.join(taken)} would have a client's tensors deserialised and cannot be set")
         if engine_args.get("enable_lora"):
             raise ValueError(_NO_LORA)
         if own := sorted(engine_args.keys() & {name for section in SECTIONS.values() for name in section.model_fields}):
-            raise ValueError(f"{', '.join(own)} would go behind the setting of that name: set that in its place")
+            raise ValueError(f"{', '.join(own)} cannot be set here: use the setting of that name")
         return engine_args
 
 
