@@ -36,7 +36,7 @@ readonly MODELS=(
     "Qwen/Qwen2.5-Coder-32B-Instruct 32.8 open"
     "meta-llama/Llama-3.1-8B-Instruct 8.03 gated"
 )
-mode="" model="" gpus="" config="" bind="" restart="" http_port="" grpc_port="" metrics_port="" base_image="" timeout=""
+mode="" model="" gpus="" config="" bind="" restart="" http_port="" grpc_port="" metrics_port="" base_image="" timeout="" drain=""
 name=ananke image=ananke-triton build=yes yes=no dry_run=no is_replaced=no
 from_config=()
 
@@ -116,6 +116,7 @@ choose() {
     take model model
     take gpus tensor_parallel_size
     take timeout start_timeout
+    take drain drain_timeout
     take http_port http_port
     take grpc_port grpc_port
     take metrics_port metrics_port
@@ -131,7 +132,8 @@ choose() {
         ask restart "Restart policy" unless-stopped
     fi
     [[ $bind != *:* || $bind == \[* ]] || bind="[$bind]" # as docker and addresses of the web write IPv6
-    gpus=${gpus:-1} bind=${bind:-127.0.0.1} timeout=${timeout:-1800} timeout=${timeout%.*}
+    gpus=${gpus:-1} bind=${bind:-127.0.0.1} timeout=${timeout:-1800} timeout=${timeout%.*} drain=${drain:-20}
+    [[ $drain =~ ^[0-9]+([.][0-9]*)?$ ]] || fail "drain_timeout is a number of seconds, not $drain"
     http_port=${http_port:-8000} grpc_port=${grpc_port:-8001} metrics_port=${metrics_port:-8002}
     check_numbers
     [[ -n $restart ]] || restart=$([[ $mode == dev ]] && echo no || echo unless-stopped)
@@ -227,7 +229,7 @@ assemble() {
     build_command+=("$PROJECT")
     run_command=(docker run --detach --init --name "$name" --label "$LABEL=yes" --restart "$restart"
         --gpus "\"device=$devices\"" --shm-size 2g --ulimit memlock=-1 --security-opt no-new-privileges --cap-drop ALL
-        --stop-timeout 60
+        --stop-timeout "$((10#${drain%.*} + 40))"
         --publish "$bind:$http_port:8000" --publish "$bind:$grpc_port:8001" --publish "$bind:$metrics_port:8002"
         --volume "$name-models:/var/cache/ananke/models" --volume "$name-compile:/var/cache/ananke/compile"
         --volume "$name-state:/var/lib/ananke"
@@ -311,7 +313,7 @@ put_files() {
 # A running server is given its time to end requests under way. It is kept until the new one has generated.
 set_aside() {
     [[ -n $there ]] || return 0
-    ! is_up || do_it docker stop --time 60 "$name"
+    ! is_up || do_it docker stop "$name"
     remove "$name-before"
     do_it docker rename "$name" "$name-before"
     is_replaced=yes
@@ -322,7 +324,7 @@ start_container() { do_it "${run_command[@]}" || { go_back; fail "the container 
 # Where the new server does not do, the one from before serves again.
 go_back() {
     [[ $is_replaced == yes ]] || return 0
-    docker stop --time 60 "$name" >/dev/null 2>&1 || true
+    docker stop "$name" >/dev/null 2>&1 || true
     remove "$name-failed"
     docker rename "$name" "$name-failed" >/dev/null 2>&1 || true # there may be none
     docker rename "$name-before" "$name" && { ! is_up || docker start "$name" >/dev/null; } &&
@@ -352,7 +354,7 @@ wait_until_it_generates() {
     while ! docker exec "$name" ananke health --generate >/dev/null 2>&1; do
         state=$(docker inspect --format '{{.State.Status}} {{.RestartCount}}' "$name" 2>&1) || fail "the container $name is gone: $state"
         if [[ $state != "running 0" ]]; then
-            docker stop --time 60 "$name" >/dev/null 2>&1 || true # it would be restarted for ever
+            docker stop "$name" >/dev/null 2>&1 || true # it would be restarted for ever
             fail_with_logs "the server ended before it could generate"
         fi
         ((SECONDS - begin < timeout)) || fail_with_logs "after $timeout s the server cannot generate$([[ $is_replaced == yes ]] || echo ' (it is left running)')"
@@ -376,7 +378,7 @@ Next:
   ananke generate "A year: " --regex '(19|20)[0-9]{2}' --server http://$at:$http_port
   ananke bench --server http://$at:$http_port      what a client sees of its speed
   docker logs --follow $name                    its log
-  docker stop --time 60 $name                   ends it, requests under way first
+  docker stop $name                             ends it, requests under way first
 More in docs/DEPLOYMENT.md.
 TEXT
 }

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import FrameType
+from typing import NoReturn
 
 from ananke_server.launch import PROJECT, LaunchError, TritonServer, is_ready
 from ananke_server.session import Session
@@ -107,14 +108,25 @@ def foreground(arguments: argparse.Namespace) -> int:
         Record.of(server).write()
     try:
         server.wait_until_ready(server.settings.start_timeout)
+        attend(server)
+    finally:
+        server.stop()
+        Record.forget()
+
+
+def attend(server: TritonServer) -> NoReturn:
+    """Stay until the server ends, or this program is told to stop and requests under way have had their time."""
+    try:
         print_addresses("serving", Record.of(server))
         while server.running:
             reap_orphans(server.session.leader)
             time.sleep(0.5)
         raise LaunchError("the server ended")
-    finally:
-        server.stop()
-        Record.forget()
+    except SystemExit as told:
+        if told.code == 128 + signal.SIGTERM:
+            print("told to stop: requests under way may end first", flush=True)
+            server.drain(server.settings.drain_timeout)
+        raise
 
 
 def reap_orphans(server: int) -> None:

@@ -36,6 +36,8 @@ DEFAULT_MODEL = PROJECT / ".ananke" / "models" / "SmolLM2-135M-Instruct"
 CONFIGURED = PROJECT / ".ananke" / "run" / "repositories"
 LOG_LINES_SHOWN = 40
 UNTELLING = re.compile(r"[|+]|I\d{4} |\s*$")  # Triton prints a page of tables after the error that ended it
+RUNNING_METRIC = "ananke_requests_running"
+QUIET_SECONDS = 1.0  # in which what has just begun shows in the metrics
 STUB_TIMEOUT = 180  # seconds that the Python backend waits for the start of a model's process
 
 
@@ -142,6 +144,22 @@ class TritonServer:
         if self._session is None:
             raise LaunchError("the server was not started")
         return self._session
+
+    def drain(self, seconds: float) -> None:
+        """Return once no request has been under way for a second, the server has ended, or the seconds are over.
+
+        Those that come meanwhile are taken, and leases renewed. A Triton that has been told to stop does neither: a stream of our
+        clients would end with its lease.
+        """
+        end, quiet_since = time.monotonic() + seconds, None
+        while self.running and (now := time.monotonic()) < end:
+            if requests_under_way(self.metrics_url) != 0:
+                quiet_since = None
+            elif quiet_since is None:
+                quiet_since = now
+            elif now - quiet_since >= QUIET_SECONDS:
+                return
+            time.sleep(0.1)
 
     def stop(self, grace: float = 30.0) -> None:
         """End the server and all it started; after `grace` seconds by SIGKILL. Does nothing to one that was not started."""
@@ -308,6 +326,19 @@ def is_ready(http_url: str) -> bool:
         return False
     finally:
         connection.close()
+
+
+def requests_under_way(metrics_url: str) -> float | None:
+    """As the server's metrics tell; None where they do not."""
+    connection = http.client.HTTPConnection(metrics_url, timeout=5)
+    try:
+        connection.request("GET", "/metrics")
+        lines = connection.getresponse().read().decode(errors="replace").splitlines()
+    except (OSError, http.client.HTTPException):
+        return None
+    finally:
+        connection.close()
+    return sum(float(line.split()[-1]) for line in lines if line.startswith(f"{RUNNING_METRIC} "))
 
 
 def reachable(host: str) -> str:

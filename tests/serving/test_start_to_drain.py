@@ -28,7 +28,7 @@ from ananke_client import (
     GenerationConfig,
     GenerationResult,
 )
-from ananke_server.launch import PROJECT, TritonServer
+from ananke_server.launch import PROJECT, QUIET_SECONDS, TritonServer
 from ananke_server.session import STRAGGLERS_SECONDS, wait_until
 
 pytestmark = pytest.mark.timeout(600)
@@ -78,6 +78,23 @@ def test_models_can_neither_be_loaded_nor_unloaded_by_a_request(life: Started) -
     for verb in ("load", "unload"):
         assert httpx.post(f"http://{server.http_url}/v2/repository/models/validate/{verb}").is_error
     assert httpx.get(f"http://{server.http_url}/v2/models/validate/ready").is_success
+
+
+def test_a_drain_waits_for_what_is_under_way_and_more_is_taken_meanwhile(life: Started) -> None:
+    server, _ = life
+    long, short = ConstraintSpec.regex("[0-9]{4000}"), ConstraintSpec.regex("[0-9]{8}")
+    config = GenerationConfig(max_tokens=4100, seed=3)
+    with AnankeInferenceClient(url=server.grpc_url, timeout=300) as client, ThreadPoolExecutor(1) as pool:
+        with client.generate_stream("Digits: ", long, config) as stream:
+            next(iter(stream))
+            draining = pool.submit(server.drain, 300)
+            assert client.generate("Digits: ", short, config).constraint_satisfied
+            time.sleep(2 * QUIET_SECONDS)
+            assert not draining.done()
+        draining.result(timeout=30)
+    begun = time.monotonic()
+    server.drain(300)
+    assert time.monotonic() - begun < 30, "nothing is under way"
 
 
 def test_requests_under_way_end_in_full_when_the_server_is_told_to_stop(life: Started) -> None:

@@ -178,6 +178,7 @@ def variables(*names: str) -> list[dict[str, str]]:
         ({"config": {"gpu": {"pipeline_parallel_size": 2}}}, "model.pipelineParallelSize"),
         ({"config": {"preset": "development"}}, "config.preset sets ANANKE_PRESET.*the value preset"),
         ({"config": {"container": {"start_timeout": 9}}}, "probes.startupSeconds"),
+        ({"config": {"container": {"drain_timeout": 9}}}, "shutdown.drainSeconds"),
         ({"config": {"service": {"http_port": 9000}}}, "config.service.http_port.*leave it out"),
         ({"config": {"service": {"host": "::"}}}, "config.service.host.*leave it out"),
         ({"config": {"security": {"signing_key": "PRIVATE"}}}, "private key into a ConfigMap.*secrets.signingKey"),
@@ -231,11 +232,13 @@ def test_a_pod_is_ready_once_it_has_generated_and_while_its_engine_is_well() -> 
     assert seconds(probes["readinessProbe"]) <= 30
 
 
-@pytest.mark.parametrize("before", [0, 5, 30])
-def test_a_pod_is_killed_only_after_the_server_has_drained(before: int) -> None:
-    spec = render({"shutdown": {"preStopSeconds": before, "graceSeconds": 40}})["Deployment"]["spec"]["template"]["spec"]
+@pytest.mark.parametrize(("before", "drain"), [(0, 0), (5, 120), (30, 600)])
+def test_a_pod_is_killed_only_after_the_server_has_drained(before: int, drain: int) -> None:
+    seconds = {"preStopSeconds": before, "drainSeconds": drain, "graceSeconds": 40}
+    spec = render({"shutdown": seconds})["Deployment"]["spec"]["template"]["spec"]
     stop_grace = 30.0  # of TritonServer.stop
-    assert spec["terminationGracePeriodSeconds"] >= before + stop_grace + session.STRAGGLERS_SECONDS
+    assert spec["terminationGracePeriodSeconds"] >= before + drain + stop_grace + session.STRAGGLERS_SECONDS
+    assert {"name": "ANANKE_DRAIN_TIMEOUT", "value": str(drain)} in spec["containers"][0]["env"]
     assert spec["containers"][0]["lifecycle"]["preStop"]["exec"]["command"] == ["sleep", str(before)]
 
 

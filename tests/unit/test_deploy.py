@@ -330,10 +330,21 @@ def test_custom_takes_a_configuration_a_folder_and_several_gpus(machine: Machine
     assert "neither encrypts" in printed
 
 
+@pytest.mark.parametrize(("drain", "stop"), [({}, "60"), ({"ANANKE_DRAIN_TIMEOUT": "0"}, "40"), ({"ANANKE_DRAIN_TIMEOUT": "90.5"}, "130")])
+def test_a_container_has_the_time_to_drain(machine: Machine, unattended: list[str], drain: dict[str, str], stop: str) -> None:
+    machine.deploy(*unattended, "--mode", "prod", **drain)
+    assert value_of(machine.run_options(), "--stop-timeout") == [stop]
+
+
+def test_a_drain_of_no_time_is_refused(machine: Machine, unattended: list[str]) -> None:
+    said = machine.deploy(*unattended, "--mode", "prod", code=1, ANANKE_DRAIN_TIMEOUT="soon")
+    assert "drain_timeout is a number of seconds, not soon" in said
+
+
 def test_a_container_of_its_own_is_replaced_after_it_has_drained(machine: Machine, unattended: list[str]) -> None:
     machine.deploy(*unattended, "--mode", "prod", scene={"container": "running yes"})
     assert machine.changes() == REPLACED
-    assert value_of(machine.calls("stop")[0]["argv"], "--time") == ["60"]
+    assert machine.calls("stop")[0]["argv"] == ["stop", "ananke"], "it was run with as much time as it needs"
     assert machine.calls("rename")[0]["argv"] == ["rename", "ananke", "ananke-before"]
     assert [call["argv"][-1] for call in machine.calls("rm")] == ["ananke-before", "ananke-before", "ananke-failed"]
 

@@ -113,6 +113,9 @@ class ContainerSection(Section):
     """Seconds within which a started server must be ready, downloads of the model included."""
     request_timeout: float = Field(default=600.0, gt=0)
     """Seconds after which a request ends that set no deadline of its own."""
+    drain_timeout: float = Field(default=20.0, ge=0)
+    """Seconds that requests under way may take to end once `scripts/serve.py foreground`, and so a container, is told to stop; new ones
+    are taken meanwhile. Then Triton is told: it takes no more, and ends within 35 s."""
     concurrency: int | None = Field(default=None, gt=0)
     """Requests in the engine at once, each client having its fair share of them; by default as many as share a step, `max_num_seqs`."""
     max_pending: int = Field(default=1024, gt=0)
