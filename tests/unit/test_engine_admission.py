@@ -1,4 +1,4 @@
-"""Admission: fair shares of the engine's places, and who gives way when the queue is full."""
+"""Admission: fair shares of some places."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from collections.abc import Awaitable
 
 import pytest
 
-from ananke_client.errors import OverloadedError
 from ananke_server.engine.admission import Admission
 
 
@@ -70,23 +69,19 @@ def test_a_flood_delays_another_clients_request_by_one_place() -> None:
     runs(scenario())
 
 
-def test_a_request_that_was_in_before_is_next_of_its_client_and_gives_way_to_none() -> None:
+def test_a_request_that_was_in_before_is_next_of_its_client() -> None:
     async def scenario() -> None:
         run = Run(places=1)
-        for name in ("first", "second", "third"):
+        for name in ("first", "second"):
             await run.ask(name, "a")
         for name in ("back", "back too"):
             await run.ask(name, "a", again=True)
-        for _ in range(2):
-            run.admission.make_room("b")
-        await settle()
-        assert all(isinstance(run.tasks[name].exception(), OverloadedError) for name in ("third", "second"))
-        with pytest.raises(OverloadedError):
-            run.admission.make_room("b")
+        assert (run.admission.waiting, run.admission.returning) == (3, 2)
         await run.end("first")
         assert run.inside == ["back too"]
         await run.end("back too")
         assert run.inside == ["back"]
+        assert (run.admission.waiting, run.admission.returning) == (1, 0)
 
     runs(scenario())
 
@@ -116,36 +111,6 @@ def test_places_are_shared_evenly_and_each_line_keeps_its_order() -> None:
     runs(scenario())
 
 
-def test_where_the_queue_is_full_the_longest_line_gives_way() -> None:
-    async def scenario() -> None:
-        run = Run(places=1)
-        for number in range(5):
-            await run.ask(f"flood {number}", "flood")
-        with pytest.raises(OverloadedError, match=r"too many requests are pending; try again in \d+\.\d s"):
-            run.admission.make_room("flood")
-        run.admission.make_room("other")
-        await run.ask("single", "other")
-        await settle()
-        with pytest.raises(OverloadedError, match="other clients have fewer") as given_way:
-            await run.tasks["flood 4"]
-        assert given_way.value.retry_after is not None
-        await run.end("flood 0")
-        assert run.inside == ["single"]
-
-    runs(scenario())
-
-
-def test_lines_of_equal_length_do_not_give_way() -> None:
-    async def scenario() -> None:
-        run = Run(places=1)
-        for client in ("a", "a", "b"):
-            await run.ask(f"{client}{len(run.tasks)}", client)
-        with pytest.raises(OverloadedError):
-            run.admission.make_room("c")
-
-    runs(scenario())
-
-
 def test_a_place_that_is_freed_as_its_next_holder_is_cancelled_goes_to_the_one_after() -> None:
     async def scenario() -> None:
         run = Run(places=1)
@@ -160,20 +125,6 @@ def test_a_place_that_is_freed_as_its_next_holder_is_cancelled_goes_to_the_one_a
         await run.end("next")
         await run.ask("last", "last")
         assert run.inside == ["last"]
-
-    runs(scenario())
-
-
-def test_room_is_not_made_by_those_who_have_gone() -> None:
-    async def scenario() -> None:
-        run = Run(places=1)
-        for number in range(4):
-            await run.ask(f"flood {number}", "flood")
-        run.tasks["flood 3"].cancel()
-        run.admission.make_room("other")
-        await settle()
-        with pytest.raises(OverloadedError):
-            await run.tasks["flood 2"]
 
     runs(scenario())
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import errno
 import json
+import threading
 import time
 from collections.abc import AsyncIterator
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 from unittest.mock import patch
 
 import pytest
@@ -20,7 +21,7 @@ from provenance_support import Key
 pytest.importorskip("vllm")
 
 from ananke_client import EngineStatus
-from ananke_client.errors import AnankeError, DeadEndError, DeadlineExceededError, VerificationFailedError
+from ananke_client.errors import AnankeError, DeadEndError, DeadlineExceededError, OverloadedError, VerificationFailedError
 from ananke_client.provenance import Envelope, Evidence, sha256, verify
 from ananke_client.report import ConstraintReport
 from ananke_server.constraints import UNCONSTRAINED, CompiledConstraint, Compiler
@@ -30,6 +31,7 @@ from ananke_server.engine.attempts import seed_of
 from ananke_server.engine.engine import GuidedEngine
 from ananke_server.engine.figures import EngineFigures
 from ananke_server.engine.life import EngineLife, EngineState, Rest
+from ananke_server.engine.prompt import LONG_PROMPT
 from ananke_server.engine.request import Delta, GenerateRequest, GenerateResult
 from ananke_server.engine.timeline import Timeline
 from ananke_server.engine.vllm_engine import VllmEngine
@@ -379,6 +381,41 @@ def test_the_timeline_has_what_a_request_came_to_whatever_became_of_it() -> None
     cut = filled(Script(["[1,"], finish_reason="length"), request())
     assert cut.is_cut
     assert not verified.is_cut
+
+
+@pytest.mark.parametrize("what", ["prompts", "constraints"])
+def test_what_one_client_has_being_prepared_keeps_no_other_out(what: str) -> None:
+    """The queue is full of requests that are in no line for the engine, which has nothing to do."""
+    let_go = threading.Event()
+
+    def held(*_: Any) -> Any:
+        assert let_go.wait(30)
+        return [1] if what == "prompts" else UNCONSTRAINED
+
+    async def scenario() -> None:
+        engine = await engine_of(Script(["abc"] * 4), max_pending=4)
+        engine.compiler = cast(Any, SimpleNamespace(compile=held, close=lambda: None))
+        slow = GenerateRequest("", "x" * (LONG_PROMPT + 1)) if what == "prompts" else GenerateRequest("", "x", constraint="{}")
+        flood = [asyncio.create_task(engine.generate(replace(slow, request_id=str(n), client="a"), ignore)) for n in range(4)]
+        await asyncio.sleep(0)
+        assert engine.waiting == 4
+        with pytest.raises(OverloadedError):
+            await engine.generate(replace(slow, request_id="too many", client="a"), ignore)
+        assert (await engine.generate(GenerateRequest("b", "hi", client="b"), ignore)).finish_reason == "stop"
+        with pytest.raises(OverloadedError, match="other clients have fewer"):
+            await flood.pop()
+        let_go.set()
+        assert {result.finish_reason for result in await asyncio.gather(*flood)} == {"stop"}
+        assert (engine.pending, engine.waiting) == (0, 0)
+
+    def ignore(_: Delta) -> None:
+        pass
+
+    def tokens(_: Any, prompt: str) -> list[int]:
+        return [1] if len(prompt) < LONG_PROMPT else cast("list[int]", held())
+
+    with patch.object(prompt_module, "prompt_tokens", tokens):
+        asyncio.run(scenario())
 
 
 def test_the_status_says_what_serves_and_what_is_left_of_it() -> None:

@@ -149,9 +149,9 @@ def test_short_prompts_wait_for_no_long_one_and_no_more_than_two_are_encoded_at_
     async def run() -> None:
         tokenizer = HeldTokenizer()
         encoder = PromptEncoder(tokenizer)
-        long = [asyncio.create_task(encoder.tokens("x" * (LONG_PROMPT + 1))) for _ in range(3)]
+        long = [asyncio.create_task(encoder.tokens("x" * (LONG_PROMPT + 1), "a")) for _ in range(3)]
         await asyncio.to_thread(tokenizer.long_begun.wait, 10)
-        short = await asyncio.wait_for(asyncio.gather(*(encoder.tokens("x" * (1 + number)) for number in range(100))), 10)
+        short = await asyncio.wait_for(asyncio.gather(*(encoder.tokens("x" * (1 + number), "b") for number in range(100))), 10)
         assert short == [[1 + number] for number in range(100)]
         assert not any(task.done() for task in long)
         tokenizer.let_go.set()
@@ -162,6 +162,26 @@ def test_short_prompts_wait_for_no_long_one_and_no_more_than_two_are_encoded_at_
     asyncio.run(run())
 
 
+def test_a_long_prompt_waits_for_one_of_another_clients_and_not_for_all() -> None:
+    async def run() -> None:
+        tokenizer = HeldTokenizer()
+        encoder = PromptEncoder(tokenizer)
+        ended: list[str] = []
+
+        async def encode(client: str) -> None:
+            await encoder.tokens("x" * (LONG_PROMPT + 1), client)
+            ended.append(client)
+
+        tasks = [asyncio.create_task(encode(client)) for client in "aaaaab"]
+        await asyncio.to_thread(tokenizer.long_begun.wait, 10)
+        tokenizer.let_go.set()
+        await asyncio.gather(*tasks)
+        assert ended == list("abaaaa")
+        encoder.close()
+
+    asyncio.run(run())
+
+
 def test_a_prompt_that_cannot_be_encoded_says_so() -> None:
     with pytest.raises(InvalidRequestError, match="empty"):
-        asyncio.run(PromptEncoder(HeldTokenizer()).tokens(""))
+        asyncio.run(PromptEncoder(HeldTokenizer()).tokens("", ""))

@@ -34,6 +34,7 @@ from ananke_server.engine.start import device_name, start_engine
 from ananke_server.engine.timeline import Timeline
 from ananke_server.engine.verdict import Judge, report_with
 from ananke_server.engine.vllm_engine import VllmEngine
+from ananke_server.engine.waiting_room import Stay, WaitingRoom
 from ananke_server.handover import Seal
 from ananke_server.masking.tokenizer import served_tokenizer
 from ananke_server.provenance.identity import DigestCache, ModelIdentity
@@ -66,6 +67,8 @@ class GuidedEngine:
         """For what comes without validate's seal."""
         self._started = time.monotonic()
         self._seal = seal
+        self._room = WaitingRoom()
+        self._compiling = Admission(COMPILATIONS)
         self._admission = Admission(settings.concurrency or settings.max_num_seqs)
         self.life = life
         self.figures = figures
@@ -107,8 +110,8 @@ class GuidedEngine:
 
     @property
     def waiting(self) -> int:
-        """Requests that wait for a place in the engine, or in its batch; may be read from any thread."""
-        return self._admission.waiting + self.figures.waiting
+        """Requests that are not in the engine's batch yet, or not again; may be read from any thread."""
+        return len(self._room) + self._admission.returning + self.figures.waiting
 
     @property
     def state(self) -> EngineState:
@@ -153,13 +156,13 @@ class GuidedEngine:
         """
         require_size(request.prompt, self.settings.max_prompt_bytes)
         if self.pending >= self.settings.max_pending:
-            self._admission.make_room(request.client)
+            self._room.make_room(request.client)
         timeline = timeline or Timeline()
         timeout = request.timeout or self.settings.request_timeout
         self.pending += 1
         try:
-            async with asyncio.timeout(timeout):
-                return await self._generate(request, emit, timeline)
+            async with asyncio.timeout(timeout), self._room.stay(request.client) as stay:
+                return await self._generate(request, emit, timeline, stay)
         except TimeoutError:
             raise DeadlineExceededError(f"no end within {timeout:g} s; {timeline.tokens} tokens were generated") from None
         except (EngineDeadError, EngineGenerateError, VLLMClientError) as fault:
@@ -167,13 +170,13 @@ class GuidedEngine:
         finally:
             self.pending -= 1
 
-    async def _generate(self, request: GenerateRequest, emit: Emit, timeline: Timeline) -> GenerateResult:
+    async def _generate(self, request: GenerateRequest, emit: Emit, timeline: Timeline, stay: Stay) -> GenerateResult:
         compiled = await self._constraint(request)
         timeline.learn(compiled.report)
         if not compiled.report.accepted:
             raise error_from(compiled.report.errors)
         constrained = compiled.grammar is not None
-        prompt = await self._prompts.tokens(request.prompt)
+        prompt = await self._prompts.tokens(request.prompt, request.client)
         timeline.input_tokens = len(prompt)
         if len(prompt) >= self._context:
             raise InvalidRequestError(f"text_input: {len(prompt)} tokens leave no room in the model's context of {self._context}")
@@ -191,6 +194,7 @@ class GuidedEngine:
                 self.life.engine() as engine,
                 engine.guide(compiled.grammar, tried) as hold,
             ):
+                stay.over()
                 timeline.admit()
                 last = await _stream(engine, request_id, prompt, tried, pass_on, timeline)
                 timeline.finish()
@@ -231,7 +235,8 @@ class GuidedEngine:
             return UNCONSTRAINED
         if compiled is None:
             compile = self.compiler.compile
-            compiled = await asyncio.get_running_loop().run_in_executor(self._compilations, compile, str(request.constraint))
+            async with self._compiling.place(request.client):
+                compiled = await asyncio.get_running_loop().run_in_executor(self._compilations, compile, str(request.constraint))
         return compiled
 
 
