@@ -106,7 +106,7 @@ def first_token(client: AnankeInferenceClient) -> tuple[float, str]:
 
 
 def wait_until_asleep(client: AnankeInferenceClient) -> None:
-    """Return once the engine says that it is asleep, or about to be."""
+    """Return once the engine says that it is asleep."""
     end = time.monotonic() + PATIENCE
     while (status := client.health_check().status) is None or status.state != "asleep":
         if time.monotonic() > end:

@@ -23,7 +23,7 @@ class EngineStatus:
     """What the engine says of itself; asking wakes nothing and waits for no request."""
 
     state: str
-    """``starting``, ``running``, ``asleep``, ``waking``, ``restarting``, ``failed`` or ``stopped``."""
+    """``starting``, ``running``, ``falling_asleep``, ``asleep``, ``waking``, ``restarting``, ``failed`` or ``stopped``."""
     ready: bool
     """Whether requests are served: one that is asleep wakes for them."""
     model: str

@@ -429,7 +429,7 @@ def test_the_status_says_what_serves_and_what_is_left_of_it() -> None:
         ready = {}
         for engine.life.state in EngineState:
             ready[engine.life.state] = engine.status()["ready"]
-        assert {state for state, serves in ready.items() if serves} == {"running", "asleep", "waking"}
+        assert {state for state, serves in ready.items() if serves} == {"running", "falling_asleep", "asleep", "waking"}
 
     asyncio.run(scenario())
 

@@ -85,6 +85,19 @@ async def comes_to(life: EngineLife, state: EngineState) -> None:
         await asyncio.sleep(0.002)
 
 
+def history(life: EngineLife) -> list[EngineState]:
+    """The states that it enters from now on."""
+    seen: list[EngineState] = []
+    enter = life._enter
+
+    def entered(state: EngineState) -> None:
+        seen.append(state)
+        enter(state)
+
+    life._enter = entered  # type: ignore[method-assign]
+    return seen
+
+
 def test_a_first_start_that_fails_is_told() -> None:
     async def scenario() -> None:
         factory = Factory()
@@ -188,14 +201,46 @@ def test_where_there_is_no_sleep_the_processes_end(can_sleep: bool, level: int) 
     asyncio.run(scenario())
 
 
+def test_it_is_asleep_once_it_has_let_go_of_its_memory() -> None:
+    async def scenario() -> None:
+        factory = Factory()
+        async with living(factory, Rest(0.05, 1)) as life:
+            seen = history(life)
+            await comes_to(life, EngineState.ASLEEP)
+            assert factory.made[0].calls == ["sleep 1"]
+            assert seen == [EngineState.FALLING_ASLEEP, EngineState.ASLEEP]
+            assert all(state.serves for state in seen)
+
+    asyncio.run(scenario())
+
+
+def test_one_that_is_to_be_started_to_wake_and_does_not_start_is_not_ready() -> None:
+    async def scenario() -> None:
+        factory = Factory(can_sleep=False)
+        async with living(factory, Rest(0.05, 1)) as life:
+            await comes_to(life, EngineState.ASLEEP)
+            factory.failures = 2
+            seen = history(life)
+            with pytest.raises(EngineUnavailableError, match="no memory"):
+                await number_of(life)
+            await comes_to(life, EngineState.RUNNING)
+            failing = [EngineState.FAILED, EngineState.RESTARTING]
+            assert seen[:6] == [EngineState.WAKING, *failing, *failing, EngineState.RUNNING]
+            assert not any(state.serves for state in failing)
+            assert life.restarts == 1
+
+    asyncio.run(scenario())
+
+
 def test_an_engine_that_dies_asleep_or_does_not_sleep_is_started_again() -> None:
     async def scenario() -> None:
         factory = Factory()
         async with living(factory, Rest(0.05, 1)) as life:
             await comes_to(life, EngineState.ASLEEP)
-            await asyncio.sleep(0.05)
             factory.made[0].fault = "the engine has died"
-            assert await number_of(life) == 1
+            while len(factory.made) < 2:
+                await asyncio.sleep(0.002)
+            assert await number_of(life) == 1, "it was not left for this request to find"
             factory.made[1].sleep_fails = True
             await comes_to(life, EngineState.RESTARTING)
             assert await number_of(life) == 2

@@ -1,12 +1,12 @@
 """The engine's life: started, started again when it has died, put to sleep when nobody needs it, and woken.
 
-    starting ─▶ running ─▶ asleep ─▶ waking ─▶ running        idle for a while; wanted again
-                running ─▶ restarting ─▶ running              a process of it has died
-                           restarting ─▶ failed ─▶ restarting it does not start; tried again, after longer and longer waits
+    starting ─▶ running ─▶ falling_asleep ─▶ asleep ─▶ waking ─▶ running   idle for a while; wanted again
+                running, asleep ─▶ restarting ─▶ running                   a process of it has died
+                restarting, waking ─▶ failed ─▶ restarting                 it does not start; tried again, after longer and longer waits
                 any ─▶ stopped
 
-Requests that come while it sleeps, wakes or is started again wait, within their deadlines; those that come while it has
-failed are told so at once.
+Requests that come while it falls asleep, sleeps, wakes or is started again wait, within their deadlines; those that come while
+it has failed are told so at once.
 """
 
 from __future__ import annotations
@@ -36,6 +36,8 @@ LONGEST_BACKOFF: Final = 60.0
 class EngineState(StrEnum):
     STARTING = "starting"
     RUNNING = "running"
+    FALLING_ASLEEP = "falling_asleep"
+    """It is letting go of its memory: with level 1 seconds, in which that cannot be had by others yet."""
     ASLEEP = "asleep"
     WAKING = "waking"
     RESTARTING = "restarting"
@@ -45,7 +47,7 @@ class EngineState(StrEnum):
     @property
     def serves(self) -> bool:
         """Whether requests are answered without waiting for a start of unknown end; to wake takes seconds."""
-        return self in (EngineState.RUNNING, EngineState.ASLEEP, EngineState.WAKING)
+        return self in (EngineState.RUNNING, EngineState.FALLING_ASLEEP, EngineState.ASLEEP, EngineState.WAKING)
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,14 +149,22 @@ class EngineLife:
         return timeout is not None and self._waiting + self._using == 0 and time.monotonic() - self._last_use >= timeout
 
     async def _sleep(self) -> None:
-        """Sleep until a request comes. Nothing is awaited between the question whether it is idle and the change of the state."""
+        """Sleep until a request comes. Nothing is awaited between the question whether it is idle and the change of the state.
+
+        An engine that dies asleep is left to the watch.
+        """
         engine, level = self._engine, self._rest.level
         assert engine is not None
         self._wanted.clear()
-        self._enter(EngineState.ASLEEP)
+        self._enter(EngineState.FALLING_ASLEEP)
         stays = engine.can_sleep and level > 0
         await (self._unless_it_dies(engine, engine.sleep(level)) if stays else self._end())
-        await self._wanted.wait()
+        self._enter(EngineState.ASLEEP)
+        while not self._wanted.is_set():
+            if self._fault() is not None:
+                return
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._wanted.wait(), WATCH_SECONDS)
         self._enter(EngineState.WAKING)
         begun = time.monotonic()
         if not stays:
@@ -195,7 +205,7 @@ class EngineLife:
 
     async def _started(self) -> VllmEngine:
         """A new engine, as soon as one starts."""
-        state, failures = self.state, 0
+        failures = 0
         while True:
             try:
                 return await self._start()
@@ -204,9 +214,11 @@ class EngineLife:
                 wait = min(LONGEST_BACKOFF, 2.0**failures)
                 self.last_fault = f"it did not start: {type(error).__name__}: {error}"
                 logger.exception("the engine did not start; again in %.0f s", wait)
+                # One that was to wake is not ready any more: its requests wait for a start of unknown end.
+                self.restarts += self.state is EngineState.WAKING
                 self._enter(EngineState.FAILED)
                 await asyncio.sleep(wait)
-                self._enter(state)
+                self._enter(EngineState.RESTARTING)
 
     async def _end(self) -> None:
         engine, self._engine = self._engine, None

@@ -71,7 +71,9 @@ GUIDED_FAMILIES = COMPILE_FAMILIES | REQUEST_FAMILIES | {
     PREEMPTIONS: Family("Times that a request lost its place in the KV cache to others and had to begin again"),
     RUNNING: Family("Requests that the model has taken and not yet ended", "gauge"),
     BATCH: Family("Requests in the engine's batch at its last step", "gauge"),
-    WAITING: Family("Requests that are prepared or wait for a place in the engine, and those that its scheduler kept waiting at its last step", "gauge"),
+    WAITING: Family(
+        "Requests that are prepared or wait for a place in the engine, and those that its scheduler kept waiting at its last step", "gauge"
+    ),
     KV_CACHE: Family("Share of the KV cache in use at the engine's last step, 0 to 1", "gauge"),
     RESTARTS: Family("Times that the engine was started again, since it or its mask processes had died"),
     STATE: Family("1 for the state that the engine is in, 0 for the others", "gauge", labels=("state",)),
