@@ -36,7 +36,7 @@ DEFAULT_MODEL = PROJECT / ".ananke" / "models" / "SmolLM2-135M-Instruct"
 CONFIGURED = PROJECT / ".ananke" / "run" / "repositories"
 LOG_LINES_SHOWN = 40
 UNTELLING = re.compile(r"[|+]|I\d{4} |\s*$")  # Triton prints a page of tables after the error that ended it
-RUNNING_METRIC = "ananke_requests_running"
+RUNNING_METRICS = ("ananke_requests_running ", "ananke_validations_running ")
 QUIET_SECONDS = 1.0  # in which what has just begun shows in the metrics
 STUB_TIMEOUT = 180  # seconds that the Python backend waits for the start of a model's process
 
@@ -338,7 +338,7 @@ def requests_under_way(metrics_url: str) -> float | None:
         return None
     finally:
         connection.close()
-    return sum(float(line.split()[-1]) for line in lines if line.startswith(f"{RUNNING_METRIC} "))
+    return sum(float(line.split()[-1]) for line in lines if line.startswith(RUNNING_METRICS))
 
 
 def reachable(host: str) -> str:

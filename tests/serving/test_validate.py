@@ -21,11 +21,12 @@ Client = AnankeInferenceClient | AnankeInferenceHTTPClient
 SECONDS, MARGIN = 2.0, 1.5
 HITS, MISSES = "ananke_compile_cache_hits_total", "ananke_compile_cache_misses_total"
 SECONDS_COMPILED, KILLS = "ananke_compile_seconds_total", "ananke_sandbox_kills_total"
+RUNNING = "ananke_validations_running"
 
 
-def bomb(number: int) -> GrammarConstraint:
+def bomb(number: int, names: int = 50_000) -> GrammarConstraint:
     """Within every static limit, and more than the compiler does in two seconds: it takes about eight."""
-    return ConstraintSpec.grammar("start: " + " | ".join(f'"{number}k{name}x"' for name in range(50_000)))
+    return ConstraintSpec.grammar("start: " + " | ".join(f'"{number}k{name}x"' for name in range(names)))
 
 
 def test_a_bomb_is_refused_and_nobody_waits_for_it(server: TritonServer, grpc_client: AnankeInferenceClient) -> None:
@@ -33,6 +34,7 @@ def test_a_bomb_is_refused_and_nobody_waits_for_it(server: TritonServer, grpc_cl
     begun = time.monotonic()
     with ThreadPoolExecutor(1) as threads:
         exploding = threads.submit(grpc_client.validate, bomb(int(time.time()) % 1000))
+        assert eventually(lambda: totals(server)[RUNNING] == 1)
         latencies = []
         while not exploding.done():
             started = time.monotonic()
@@ -47,7 +49,7 @@ def test_a_bomb_is_refused_and_nobody_waits_for_it(server: TritonServer, grpc_cl
     assert latencies[-3] < 0.5
     assert latencies[-1] < 0.75 * SECONDS
     assert server.ready()
-    assert eventually(lambda: totals(server)[KILLS] == kills + 1)
+    assert eventually(lambda: (totals(server)[KILLS], totals(server)[RUNNING]) == (kills + 1, 0))
 
 
 def test_hits_and_refusals_are_counted(server: TritonServer, client: Client) -> None:

@@ -21,7 +21,7 @@ class RecordingCompiler:
         self.texts: list[str] = []
         self._before = before
 
-    def compile(self, text: str) -> CompiledConstraint:
+    def compile(self, text: str, client: str) -> CompiledConstraint:
         self.texts.append(text)
         self._before(text)
         return CompiledConstraint(ConstraintReport(accepted="bad" not in text), text)

@@ -127,7 +127,7 @@ def predicate_of(result: GenerateResult) -> dict[str, Any]:
 async def engine_of(script: Script, notary: Notary | None = None, rest: Rest | None = None, **settings: Any) -> GuidedEngine:
     """The engine on a script, compiling in this process."""
     compiler = Compiler(model_tokenizer(str(SMALL_MODEL)))
-    in_process = SimpleNamespace(compile=compiler.compile, close=lambda: None)
+    in_process = SimpleNamespace(compile=lambda text, _client="": compiler.compile(text), close=lambda: None)
     with (
         patch.object(engine_module, "served_tokenizer", lambda _: model_tokenizer(str(SMALL_MODEL))),
         patch.object(engine_module, "make_compiler", lambda _: in_process),

@@ -23,8 +23,8 @@ _ENTRY_OVERHEAD = 2048
 class TextCompiler(Protocol):
     """What the cache stands before."""
 
-    def compile(self, text: str) -> CompiledConstraint:
-        """The constraint of a text."""
+    def compile(self, text: str, client: str) -> CompiledConstraint:
+        """The constraint of a text, on behalf of a client."""
 
 
 class BoundedCache(Generic[K, V]):
@@ -90,7 +90,7 @@ class CompilationCache:
         self._counts = CacheCounts()
         self._lock = threading.Lock()
 
-    def compile(self, text: str) -> CompiledConstraint:
+    def compile(self, text: str, client: str = "") -> CompiledConstraint:
         """The constraint of a text. A hit by text costs microseconds, one by canonical form what reading its JSON takes.
 
         Raises:
@@ -113,7 +113,7 @@ class CompilationCache:
                 self._counts.misses += 1
             else:
                 self._counts.coalesced += 1
-        return self._compile(key, text, own) if flight is None else flight.result()
+        return self._compile(key, text, client, own) if flight is None else flight.result()
 
     @property
     def counts(self) -> CacheCounts:
@@ -128,10 +128,10 @@ class CompilationCache:
             self._counts.hits += 1
         return found
 
-    def _compile(self, key: str, text: str, flight: Future[CompiledConstraint]) -> CompiledConstraint:
+    def _compile(self, key: str, text: str, client: str, flight: Future[CompiledConstraint]) -> CompiledConstraint:
         begun = time.monotonic()
         try:
-            compiled = self._compiler.compile(text)
+            compiled = self._compiler.compile(text, client)
         except BaseException as fault:
             self._land(key, begun, None)
             flight.set_exception(fault)

@@ -23,14 +23,16 @@ class CompilerService:
         """
         self._sandbox.start()
 
-    def compile(self, text: str) -> CompiledConstraint:
+    def compile(self, text: str, client: str = "") -> CompiledConstraint:
         """What ``Compiler.compile`` makes of the text; too large, where that takes too much time or memory.
+
+        Clients have fair shares of the sandbox.
 
         Raises:
             OverloadedError: too many constraints are waiting to be compiled.
             InternalError: the compiler or the sandbox failed.
         """
-        return self._cache.compile(text)
+        return self._cache.compile(text, client)
 
     def close(self) -> None:
         """Let go of the sandbox; no other call may be under way."""

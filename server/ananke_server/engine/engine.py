@@ -23,7 +23,6 @@ from ananke_client.errors import (
 from ananke_server.constraints import UNCONSTRAINED, CompiledConstraint, Compiler
 from ananke_server.constraints.refusal import error_from
 from ananke_server.constraints.service import make_compiler
-from ananke_server.engine.admission import Admission
 from ananke_server.engine.attempts import Attempt, verification, verified_attempt
 from ananke_server.engine.figures import EngineFigures
 from ananke_server.engine.life import EngineLife, EngineState, Rest
@@ -34,7 +33,8 @@ from ananke_server.engine.start import device_name, start_engine
 from ananke_server.engine.timeline import Timeline
 from ananke_server.engine.verdict import Judge, report_with
 from ananke_server.engine.vllm_engine import VllmEngine
-from ananke_server.engine.waiting_room import Stay, WaitingRoom
+from ananke_server.fairness.admission import Admission
+from ananke_server.fairness.waiting_room import Stay, WaitingRoom
 from ananke_server.handover import Seal
 from ananke_server.masking.tokenizer import served_tokenizer
 from ananke_server.provenance.identity import DigestCache, ModelIdentity
@@ -234,9 +234,9 @@ class GuidedEngine:
                 raise InvalidRequestError("compiled: not from this server's validate model; send 'constraint'")
             return UNCONSTRAINED
         if compiled is None:
-            compile = self.compiler.compile
+            what = str(request.constraint), request.client
             async with self._compiling.place(request.client):
-                compiled = await asyncio.get_running_loop().run_in_executor(self._compilations, compile, str(request.constraint))
+                compiled = await asyncio.get_running_loop().run_in_executor(self._compilations, self.compiler.compile, *what)
         return compiled
 
 

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final
 
 from ananke_client.errors import InvalidRequestError
-from ananke_server.engine.admission import Admission
+from ananke_server.fairness.admission import Admission
 
 ChatMessage = dict[str, Any]
 

@@ -79,16 +79,34 @@ def decode_request(request: Any, access: Access) -> GenerateRequest | Command:
         attempt_id=_text_parameter(parameters, "attempt_id") or "",
         traceparent=_text_parameter(parameters, "traceparent") or "",
         lease=_seconds(parameters, "lease_ms"),
-        client=key_name or _text_parameter(parameters, "client_id") or "",
+        client=client_of(parameters, key_name),
         key_name=key_name,
         prompt=prompt,
         constraint=text_of(request, "constraint"),
         sealed=sealed or None,
         sampling_parameters=text_of(request, "sampling_parameters"),
-        timeout=_seconds(parameters, "deadline_ms"),
+        timeout=deadline_of(parameters),
         exclude_input_in_output=_flag(request, "exclude_input_in_output"),
         stream=bool(_flag(request, "stream")),
     )
+
+
+def client_of(parameters: dict[str, Any], key_name: str) -> str:
+    """Whose a request is, for fair shares: the API key's name where keys are checked, else what the caller says.
+
+    Raises:
+        InvalidRequestError: the caller says something else than a text.
+    """
+    return key_name or _text_parameter(parameters, "client_id") or ""
+
+
+def deadline_of(parameters: dict[str, Any]) -> float | None:
+    """Seconds that a request has, if its caller says so.
+
+    Raises:
+        InvalidRequestError: they are no positive number.
+    """
+    return _seconds(parameters, "deadline_ms")
 
 
 def _check_names(parameters: dict[str, Any]) -> None:

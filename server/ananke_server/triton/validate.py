@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import ctypes
 import hashlib
 import logging
@@ -9,24 +10,25 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import triton_python_backend_utils as pb_utils
 
-from ananke_client.errors import AnankeError, ErrorCode, InternalError
+from ananke_client.errors import AnankeError, DeadlineExceededError, ErrorCode, InternalError, OverloadedError
 from ananke_client.report import ConstraintReport, Diagnostic
 from ananke_server.constraints import UNCONSTRAINED, CompiledConstraint
 from ananke_server.constraints.cache import BoundedCache
 from ananke_server.constraints.service import make_compiler
+from ananke_server.fairness.lane import Lane
 from ananke_server.handover import Seal
 from ananke_server.logs import configure_logging
 from ananke_server.protection import usual_stacks
 from ananke_server.settings import load_settings
 from ananke_server.tracing import start_tracing
 from ananke_server.triton.access import Access
-from ananke_server.triton.codec import known_error, text_of, triton_error
+from ananke_server.triton.codec import client_of, deadline_of, known_error, text_of, triton_error
 from ananke_server.triton.validate_metrics import ValidateMetrics
 
 logger = logging.getLogger(__name__)
@@ -36,13 +38,14 @@ _THREADS = 64
 _ARENAS = 2
 _M_ARENA_MAX = -8
 """Of glibc's ``malloc.h``."""
-_NOT_KEPT = frozenset((ErrorCode.OVERLOADED, ErrorCode.INTERNAL))
+_NOT_KEPT = frozenset((ErrorCode.OVERLOADED, ErrorCode.DEADLINE_EXCEEDED, ErrorCode.INTERNAL))
 
 
 class TritonPythonModel:
     """Answers every constraint with a report, a refused one too: a refusal is for ``guided_vllm`` to make an error of.
 
-    Texts seen before are answered at once, the rest from threads, so that no request waits for another's compilation.
+    Texts seen before are answered at once, the rest from threads, so that no request waits for another's compilation. Clients have fair
+    shares of these, and what would wait longer than its deadline, or in a longer queue than the engine's, is refused.
     """
 
     def initialize(self, args: dict[str, str]) -> None:
@@ -59,45 +62,51 @@ class TritonPythonModel:
         self._lock = threading.Lock()
         self._unconstrained = self._prepared(None, UNCONSTRAINED)
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="ananke-validate")
-        self._metrics = ValidateMetrics(self._compiler)
+        self._lane = Lane(_THREADS, settings.max_pending)
+        self._running = 0
+        self._loop = asyncio.new_event_loop()
+        threading.Thread(target=self._loop.run_forever, name="ananke-validate-turns", daemon=True).start()
+        self._metrics = ValidateMetrics(self._compiler, lambda: self._running)
         self._tracing = start_tracing()
 
     def execute(self, requests: list[Any]) -> list[Any] | None:
         """One response a request: returned where all answers are known, else sent when they are."""
-        parameters: list[dict[str, Any]] = [{} for _ in requests]
-        answers = [self._known(request, taken) for request, taken in zip(requests, parameters, strict=True)]
-        known = [_response(request, answer) for request, answer in zip(requests, answers, strict=True) if answer is not None]
-        if len(known) == len(requests):
+        calls = [self._begun(request) for request in requests]
+        known = [_response(call.request, call.answer) for call in calls if call.answer is not None]
+        if len(known) == len(calls):
             return known
-        for request, taken, answer in zip(requests, parameters, answers, strict=True):
-            sender = request.get_response_sender()
-            if answer is not None:
-                _send(sender, _response(request, answer))
+        for call in calls:
+            sender = call.request.get_response_sender()
+            if call.answer is not None:
+                _send(sender, _response(call.request, call.answer))
             else:
-                self._threads.submit(self._respond, request, taken, sender, time.monotonic())
+                asyncio.run_coroutine_threadsafe(self._in_turn(call, sender), self._loop)
         return None
 
     def finalize(self) -> None:
         """Let go of the sandbox, once the requests under way have been answered."""
+        asyncio.run_coroutine_threadsafe(_others_done(), self._loop).result()
+        self._loop.call_soon_threadsafe(self._loop.stop)
         self._threads.shutdown()
         self._metrics.close()
         self._compiler.close()
         if self._tracing is not None:
             self._tracing.close()
 
-    def _known(self, request: Any, parameters: dict[str, Any]) -> Answer | AnankeError | None:
-        """The answer where it is known, or why the request is refused unread. Fills in its parameters."""
+    def _begun(self, request: Any) -> Call:
+        """A request with its answer, where it is known or the request is refused unread."""
         begun = time.monotonic()
         try:
-            parameters |= self._access.admit(request)[0]
+            parameters, key_name = self._access.admit(request)
+            call = Call(request, begun, parameters, client_of(parameters, key_name), deadline_of(parameters))
         except Exception as fault:  # every request gets its answer
             error = known_error(fault)
             self._metrics.count_refusal(str(error.code))
-            return error
-        answer = self._remembered(request)
-        if answer is not None:
-            self._trace(request, parameters, answer, begun, cached=True)
-        return answer
+            return Call(request, begun, answer=error)
+        call.answer = self._remembered(request)
+        if call.answer is not None:
+            self._trace(call, call.answer, cached=True)
+        return call
 
     def _remembered(self, request: Any) -> Answer | None:
         tensor = pb_utils.get_input_tensor_by_name(request, "constraint")
@@ -110,38 +119,56 @@ class TritonPythonModel:
             self._metrics.count_hit(answer.refusal)
         return answer
 
-    def _respond(self, request: Any, parameters: dict[str, Any], sender: Any, begun: float) -> None:
+    async def _in_turn(self, call: Call, sender: Any) -> None:
+        """Answer when it is the client's turn, or say that it did not come."""
+        self._running += 1
         try:
-            answer = self._answer(request)
-            _send(sender, _response(request, answer))
-            self._trace(request, parameters, answer, begun, cached=False)
-        except Exception:
-            logger.exception("request %s: its report could not be sent", request.request_id(), extra={"request_id": request.request_id()})
+            async with asyncio.timeout(call.deadline) as patience, self._lane.place(call.client):
+                patience.reschedule(None)
+                await self._loop.run_in_executor(self._threads, self._respond, call, sender)
+        except TimeoutError:
+            self._respond(call, sender, DeadlineExceededError(f"its constraint waited {call.deadline:g} s to be compiled"))
+        except OverloadedError as overload:
+            self._respond(call, sender, overload)
+        finally:
+            self._running -= 1
 
-    def _answer(self, request: Any) -> Answer:
+    def _respond(self, call: Call, sender: Any, refused: AnankeError | None = None) -> None:
+        """Compile, unless the request is refused unread, and send the answer."""
+        try:
+            answer = self._answer(call, refused)
+            _send(sender, _response(call.request, answer))
+            self._trace(call, answer, cached=False)
+        except Exception:
+            name = call.request.request_id()
+            logger.exception("request %s: its report could not be sent", name, extra={"request_id": name})
+
+    def _answer(self, call: Call, refused: AnankeError | None) -> Answer:
         text, kept = None, True
         try:
-            text = text_of(request, "constraint")
-            compiled = UNCONSTRAINED if text is None else self._compiler.compile(text)
+            text = text_of(call.request, "constraint")
+            if refused is not None:
+                raise refused
+            compiled = UNCONSTRAINED if text is None else self._compiler.compile(text, call.client)
         except Exception as error:  # validate always answers with a report
             if not isinstance(error, AnankeError):
-                name = request.request_id()
+                name = call.request.request_id()
                 logger.exception("request %s: its constraint could not be compiled", name, extra={"request_id": name})
                 error = InternalError(f"{type(error).__name__}: {error}")
             kept = error.code not in _NOT_KEPT
-            refused = ConstraintReport(accepted=False, errors=[Diagnostic(code=error.code, message=error.message)])
-            compiled = CompiledConstraint(refused, None)
+            refusal = ConstraintReport(accepted=False, errors=[Diagnostic(code=error.code, message=error.message)])
+            compiled = CompiledConstraint(refusal, None)
         answer = self._prepared(text, compiled)
         self._metrics.count_refusal(answer.refusal)
-        digest = _digest(pb_utils.get_input_tensor_by_name(request, "constraint")) if kept else None
+        digest = _digest(pb_utils.get_input_tensor_by_name(call.request, "constraint")) if kept else None
         if digest is not None:
             with self._lock:
                 self._answers.put(digest, answer, answer.bytes)
         return answer
 
-    def _trace(self, request: Any, parameters: dict[str, Any], answer: Answer, begun: float, *, cached: bool) -> None:
+    def _trace(self, call: Call, answer: Answer, *, cached: bool) -> None:
         if self._tracing is not None:
-            self._tracing.validation(parameters, request.request_id(), begun, cached=cached, refusal=answer.refusal)
+            self._tracing.validation(call.parameters, call.request.request_id(), call.begun, cached=cached, refusal=answer.refusal)
 
     def _prepared(self, text: str | None, compiled: CompiledConstraint) -> Answer:
         report = compiled.report.model_dump_json().encode("utf-8", errors="replace")
@@ -161,6 +188,25 @@ class Answer:
     def bytes(self) -> int:
         """About the memory that it takes."""
         return 1024 + len(self.report[0]) + len(self.compiled[0])
+
+
+@dataclass(slots=True)
+class Call:
+    """A request, and its answer where that is known at once."""
+
+    request: Any
+    begun: float
+    parameters: dict[str, Any] = field(default_factory=dict)
+    client: str = ""
+    deadline: float | None = None
+    """Seconds."""
+    answer: Answer | AnankeError | None = None
+
+
+async def _others_done() -> None:
+    """Return once every other task of this event loop has ended."""
+    if others := asyncio.all_tasks() - {asyncio.current_task()}:
+        await asyncio.wait(others)
 
 
 def _limit_arenas() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
+from collections.abc import Callable
 
 from ananke_server.constraints.service import CompilerService
 from ananke_server.triton.compile_metrics import COMPILE_FAMILIES, HITS, compile_totals
@@ -11,14 +12,23 @@ from ananke_server.triton.counters import Counters, Family, Key
 
 REFUSALS = "ananke_constraint_refusals_total"
 _REFUSED = "Constraints refused by validate, by the first error's code, and requests without an admitted API key"
-VALIDATE_FAMILIES = COMPILE_FAMILIES | {REFUSALS: Family(_REFUSED, labels=("code",))}
+RUNNING = "ananke_validations_running"
+VALIDATE_FAMILIES = COMPILE_FAMILIES | {
+    REFUSALS: Family(_REFUSED, labels=("code",)),
+    RUNNING: Family("Requests in validate that are not answered yet: their constraints are compiled, or wait for it", "gauge"),
+}
 
 
 class ValidateMetrics:
-    """Counts what ``validate`` answers; what its compiler does is counted there."""
+    """Counts what ``validate`` answers; what its compiler does is counted there.
 
-    def __init__(self, compiler: CompilerService) -> None:
+    Args:
+        running: how many requests are not answered yet.
+    """
+
+    def __init__(self, compiler: CompilerService, running: Callable[[], int]) -> None:
         self._compiler = compiler
+        self._running = running
         self._hits = 0
         self._refusals: Counter[str] = Counter()
         self._lock = threading.Lock()
@@ -42,7 +52,7 @@ class ValidateMetrics:
         self._counters.close()
 
     def _totals(self) -> dict[Key, float]:
-        totals = compile_totals(self._compiler)
+        totals = compile_totals(self._compiler) | {(RUNNING, ()): self._running()}
         with self._lock:
             totals[HITS, ()] += self._hits
             return totals | {(REFUSALS, (("code", code),)): count for code, count in self._refusals.items()}

@@ -84,8 +84,8 @@ class SandboxedCompiler:
         if not self._shared:
             shutil.rmtree(self._folder, ignore_errors=True)
 
-    def compile(self, text: str) -> CompiledConstraint:
-        """What ``Compiler.compile`` makes of the text, or its refusal as too large.
+    def compile(self, text: str, client: str = "") -> CompiledConstraint:
+        """What ``Compiler.compile`` makes of the text, or its refusal as too large. Clients have fair shares of the sandbox.
 
         Raises:
             OverloadedError: too many constraints are waiting to be compiled.
@@ -95,7 +95,7 @@ class SandboxedCompiler:
         if len(data) > self._options.limits.bytes:
             message = f"the constraint has {len(data):,} bytes; at most {self._options.limits.bytes:,} are taken"
             return _refused(Diagnostic(code=ErrorCode.CONSTRAINT_TOO_LARGE, message=message))
-        return self._compiled(self._ask(data))
+        return self._compiled(self._ask(client.encode(errors="replace"), data))
 
     def _compiled(self, answer: bytes) -> CompiledConstraint:
         try:
@@ -113,14 +113,14 @@ class SandboxedCompiler:
             raise OverloadedError(errors[0].message)
         return compiled
 
-    def _ask(self, data: bytes) -> bytes:
+    def _ask(self, client: bytes, data: bytes) -> bytes:
         """The sandbox's answer. A sandbox that has gone is started again, and asked again: compiling has no effects."""
         for _ in range(_ATTEMPTS):
             with self._lock:
                 connection = self._idle.pop() if self._idle else None
             connection = connection or self._connect()
             try:
-                connection.sendall(frames.pack(data))
+                connection.sendall(frames.pack(client) + frames.pack(data))
                 answer = frames.receive(connection)
             except TimeoutError:
                 connection.close()

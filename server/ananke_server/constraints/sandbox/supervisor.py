@@ -21,15 +21,15 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from ananke_client.errors import ErrorCode
+from ananke_client.errors import ErrorCode, OverloadedError
 from ananke_client.report import ConstraintReport, Diagnostic
 from ananke_server.constraints.cache import BoundedCache
 from ananke_server.constraints.compiled import Compiler
 from ananke_server.constraints.sandbox import frames
 from ananke_server.constraints.sandbox.folder import SOCKET, locked
-from ananke_server.constraints.sandbox.lane import Lane, LaneFullError
 from ananke_server.constraints.sandbox.options import SandboxOptions
 from ananke_server.constraints.sandbox.process import Answer, Death, WorkerProcess
+from ananke_server.fairness.lane import Lane
 from ananke_server.masking.tokenizer import TokenizerSource, tokenizer_source
 
 QUICK_SECONDS = 0.1
@@ -72,33 +72,32 @@ class Supervisor:
         gc.freeze()
         self._fill()
 
-    async def compile(self, text: bytes) -> bytes:
+    async def compile(self, text: bytes, client: str) -> bytes:
         """The compiled constraint of a text as JSON; a refusal where compiling it had to be ended. Cancelling this ends it too."""
         digest = sha256(text).digest()
         if (known := self._bombs.get(digest)) is not None:
             return known
         try:
-            return await self._compile(text)
+            return await self._compile(text, client)
         except _BombError as bomb:
             self._bombs.put(digest, _too_large(str(bomb)), _REFUSAL_BYTES)
             return _too_large(str(bomb), killed=True)
-        except LaneFullError:
-            message = "more constraints are waiting to be compiled than the server takes; try again later"
-            return _refusal(ErrorCode.OVERLOADED, message)
+        except OverloadedError as overload:
+            return _refusal(ErrorCode.OVERLOADED, f"too many constraints wait to be compiled: {overload.message}")
         except _StarvedError:
             message = "the server's processors are too busy to compile the constraint; try again later"
             return _refusal(ErrorCode.OVERLOADED, message)
 
-    async def _compile(self, text: bytes) -> bytes:
+    async def _compile(self, text: bytes, client: str) -> bytes:
         run: _Run | None = None
         try:
-            async with self._quick.place():
+            async with self._quick.place(client):
                 run = self._begin(text)
                 if await run.finished(QUICK_SECONDS, QUICK_WALL_SECONDS):
                     return self._content(run)
                 if not self._slow.free:
                     run.worker.kill()
-            async with self._slow.place():
+            async with self._slow.place(client):
                 run = self._begin(text) if run.worker.killed else run
                 run.worker.yield_cpu()
                 seconds = self._limits.compile_seconds
@@ -210,8 +209,9 @@ async def serve(listener: socket.socket, supervisor: Supervisor | None, greeting
         clients.add(writer)
         try:
             writer.write(frames.pack(greeting))
-            while supervisor is not None and (text := await frames.read(reader)) is not None:
-                answer = await _unless_gone(reader, supervisor.compile(text))
+            while supervisor is not None and (client := await frames.read(reader)) is not None:
+                text = await frames.read(reader)
+                answer = None if text is None else await _unless_gone(reader, supervisor.compile(text, client.decode()))
                 if answer is None:
                     break
                 writer.write(frames.pack(answer))

@@ -1,8 +1,7 @@
-"""The waiting room: requests that were taken and are not yet in the engine, and which of them gives way where there are too many.
+"""The waiting room: requests that wait, for whatever it is, and which of them gives way where there are too many.
 
-Whatever they wait for, their constraint's compilation, their prompt's tokens or a place in the engine, where the whole queue is
-full a request of the client that has the most of them gives way, its newest, to one of a client that has fewer (longest queue drop:
-B. Suter et al., "Design considerations for supporting TCP with per-flow queueing", INFOCOM 1998).
+Where the whole queue is full a request of the client that has the most in it gives way, its newest, to one of a client that has
+fewer (longest queue drop: B. Suter et al., "Design considerations for supporting TCP with per-flow queueing", INFOCOM 1998).
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from typing import Final, Self
 from ananke_client.errors import OverloadedError
 
 _MEMORY: Final = 0.9
-"""What the average time between two that leave for the engine keeps of itself at each."""
+"""What the average time between two whose wait is over keeps of itself at each."""
 SHORTEST_WAIT: Final = 0.1
 LONGEST_WAIT: Final = 60.0
 
@@ -89,7 +88,7 @@ class Stay:
         self._overload: OverloadedError | None = None
 
     def over(self) -> None:
-        """The request is in the engine, and gives way to none any more."""
+        """The request has what it waited for, and gives way to none any more."""
         self._room._leave(self)
 
     def give_way(self, overload: OverloadedError) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Awaitable
 
 import pytest
 
-from ananke_server.engine.admission import Admission
+from ananke_server.fairness.admission import Admission
 
 
 class Run:

@@ -8,7 +8,7 @@ from collections.abc import Awaitable
 import pytest
 
 from ananke_client.errors import OverloadedError
-from ananke_server.engine.waiting_room import LONGEST_WAIT, SHORTEST_WAIT, Stay, WaitingRoom
+from ananke_server.fairness.waiting_room import LONGEST_WAIT, SHORTEST_WAIT, Stay, WaitingRoom
 
 
 class Room:

@@ -31,6 +31,11 @@ class Admission:
         self._given = 0
 
     @property
+    def free(self) -> bool:
+        """Whether a place can be had without waiting."""
+        return self._inside.total() < self._places
+
+    @property
     def waiting(self) -> int:
         """Requests that wait for a place; may be read from any thread."""
         return sum(map(len, list(self._lines.values())))
@@ -42,7 +47,7 @@ class Admission:
         Args:
             again: the request had a place before; it waits at the head of its client's line.
         """
-        if self._inside.total() < self._places:
+        if self.free:
             self._give(client)
         else:
             await self._wait(client, again)
