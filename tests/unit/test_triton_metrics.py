@@ -11,6 +11,7 @@ from typing import Any
 import backend_support as triton
 import pytest
 
+from ananke_client.constraint import KINDS
 from ananke_client.errors import DeadEndError
 from ananke_client.report import ConstraintReport
 from ananke_server.constraints.cache import CacheCounts
@@ -91,6 +92,12 @@ def test_every_metric_without_labels_is_there_from_the_start(metrics: GuidedMetr
     values = told(metrics)
     assert values.keys() | observed(metrics).keys() >= without
     assert {name for name, value in values.items() if value} == {"ananke_engine_state state=running"}
+
+
+def test_what_an_alert_counts_is_there_before_its_first_event(metrics: GuidedMetrics) -> None:
+    kinds = (*KINDS, "none", "unknown")
+    outcomes = ("internal", "engine_unavailable", "overloaded", "deadline_exceeded")
+    assert {f"ananke_requests_total kind={kind} outcome={outcome}" for kind in kinds for outcome in outcomes} < told(metrics).keys()
 
 
 def test_a_constrained_result(metrics: GuidedMetrics) -> None:

@@ -6,12 +6,14 @@ import threading
 from collections import defaultdict
 from typing import TYPE_CHECKING
 
+from ananke_client.constraint import KINDS
+from ananke_client.errors import ErrorCode
 from ananke_server.engine.life import EngineState
 from ananke_server.engine.request import GenerateResult
 from ananke_server.engine.timeline import Timeline
 from ananke_server.triton.compile_metrics import COMPILE_FAMILIES, compile_totals
 from ananke_server.triton.counters import Counters, Family, Key
-from ananke_server.triton.request_metrics import REQUEST_FAMILIES, code_of, ended
+from ananke_server.triton.request_metrics import REQUEST_FAMILIES, UNKNOWN, code_of, ended
 from ananke_server.triton.responses import ResponsePipe
 
 if TYPE_CHECKING:
@@ -44,6 +46,7 @@ RESTARTS = "ananke_engine_restarts_total"
 
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0)
 _PACE = (0.002, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1.0, 2.5)
+_TELLING = (ErrorCode.INTERNAL, ErrorCode.ENGINE_UNAVAILABLE, ErrorCode.OVERLOADED, ErrorCode.DEADLINE_EXCEEDED)
 GUIDED_FAMILIES = COMPILE_FAMILIES | REQUEST_FAMILIES | {
     OUTPUTS: Family(
         "Outputs of the requests that ended well, by what was promised of them, by what ended them, and by whether they satisfy: "
@@ -90,8 +93,9 @@ class GuidedMetrics:
         self._observed: list[tuple[Key, float]] = []
         self._lock = threading.Lock()
         at_zero: list[Key] = [(STATE, (("state", state),)) for state in EngineState]
-        # An alert is on its increase, which a counter that begins with its first event does not have.
+        # Alerts are on their increase, which a counter that begins with its first event does not have.
         at_zero.append((OUTPUTS, (("guarantee", "exact"), ("finish_reason", "stop"), ("satisfied", "false"))))
+        at_zero.extend(ended(kind, outcome) for kind in (*KINDS, "none", UNKNOWN) for outcome in _TELLING)
         at_zero.append(ended("none", "ok"))
         self._counters = Counters(GUIDED_FAMILIES, self._totals, self._observations, at_zero=at_zero)
 
