@@ -4,16 +4,33 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+from pathlib import Path
 
 import pytest
+import yaml
+from documents import blocks
 
 from ananke_server.launch import PROJECT
 
 MONITORING = PROJECT / "monitoring"
 
 
-@pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool (Debian: prometheus) is not installed")
+pytestmark = pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool (Debian: prometheus) is not installed")
+
+
 @pytest.mark.parametrize("words", [("check", "config", "prometheus.yml"), ("test", "rules", "alerts_test.yaml")])
 def test_prometheus_own_tool_takes_rules_and_example(words: tuple[str, str, str]) -> None:
+    promtool(*words)
+
+
+def test_prometheus_takes_the_relabelling_of_the_document(tmp_path: Path) -> None:
+    (block,) = [block.text for block in blocks("docs/MONITORING.md") if block.text.startswith("relabel_configs")]
+    # Debian's Prometheus is built without the discovery of pods.
+    job = {"job_name": "pods", "static_configs": [{"targets": ["localhost:8002"]}], **yaml.safe_load(block)}
+    (tmp_path / "prometheus.yml").write_text(yaml.safe_dump({"scrape_configs": [job]}))
+    promtool("check", "config", str(tmp_path / "prometheus.yml"))
+
+
+def promtool(*words: str) -> None:
     done = subprocess.run(["promtool", *words], cwd=MONITORING, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr

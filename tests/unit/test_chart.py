@@ -351,6 +351,12 @@ def test_two_releases_in_one_namespace_share_nothing() -> None:
     assert one["Service"]["spec"]["selector"] != other["Service"]["spec"]["selector"]
 
 
+def test_the_pod_monitors_job_is_the_one_that_the_alerts_know() -> None:
+    manifests = render(FULL, "second")
+    job = manifests["Deployment"]["spec"]["template"]["metadata"]["labels"][manifests["PodMonitor"]["spec"]["jobLabel"]]
+    assert f'up{{job="{job}"}} == 0' in (PROJECT / "monitoring" / "alerts.yaml").read_text()
+
+
 # agreement with the server
 
 
