@@ -52,8 +52,8 @@ main() {
     check_gpus
     check_disk
     check_readable
-    check_ports
     find_files
+    check_ports
     ask_credentials
     assemble
     show_plan
@@ -154,6 +154,9 @@ take() { # VARIABLE KEY: gives a variable without a value that of the configurat
     printf -v "$1" %s "${value:-${!variable:-}}"
 }
 
+# Triton's HTTP, which has no TLS, then listens within the container alone.
+is_encrypted() { [[ -n ${contents[tls_certificate_file]:-} ]]; }
+
 is_from_config() { [[ " ${from_config[*]} " == *" $1 "* ]]; } # KEY
 
 choose_one() { # VARIABLE QUESTION DEFAULT CHOICES
@@ -230,10 +233,11 @@ assemble() {
     run_command=(docker run --detach --init --name "$name" --label "$LABEL=yes" --restart "$restart"
         --gpus "\"device=$devices\"" --shm-size 2g --ulimit memlock=-1 --security-opt no-new-privileges --cap-drop ALL
         --stop-timeout "$((10#${drain%.*} + 40))"
-        --publish "$bind:$http_port:8000" --publish "$bind:$grpc_port:8001" --publish "$bind:$metrics_port:8002"
+        --publish "$bind:$grpc_port:8001" --publish "$bind:$metrics_port:8002"
         --volume "$name-models:/var/cache/ananke/models" --volume "$name-compile:/var/cache/ananke/compile"
         --volume "$name-state:/var/lib/ananke"
         --env ANANKE_HTTP_PORT=8000 --env ANANKE_GRPC_PORT=8001 --env ANANKE_METRICS_PORT=8002)
+    is_encrypted || run_command+=(--publish "$bind:$http_port:8000")
     is_from_config tensor_parallel_size || run_command+=(--env "ANANKE_TENSOR_PARALLEL_SIZE=$gpus")
     is_from_config start_timeout || run_command+=(--env "ANANKE_START_TIMEOUT=$timeout")
     if [[ $mode != custom ]] && [[ $mode_is_said == yes || -z $(configured preset) ]]; then
@@ -258,6 +262,8 @@ hand_on_environment() {
             # Said otherwise above, or of this machine and not of the container.
             ANANKE_MODEL | ANANKE_CONFIG | ANANKE_TENSOR_PARALLEL_SIZE | ANANKE_START_TIMEOUT | ANANKE_SIGNING_KEY) ;;
             ANANKE_HOST | ANANKE_HOME | ANANKE_RUN_DIR | ANANKE_BOARD | ANANKE_*_PORT | ANANKE_*_URL | ANANKE_DEVICE | ANANKE_TORCH_INDEX) ;;
+            # The client's, with files of this machine.
+            ANANKE_CA_FILE | ANANKE_CLIENT_CERTIFICATE_FILE | ANANKE_CLIENT_KEY_FILE) ;;
             ANANKE_PRESET) [[ $mode != custom || -n $(configured preset) ]] || run_command+=(--env ANANKE_PRESET) ;;
             ANANKE_*)
                 key=${variable#ANANKE_} key=${key##*__}
@@ -277,7 +283,7 @@ hand_on_environment() {
 show_plan() {
     echo
     printf '  %-14s %s\n' mode "$mode" model "$model" GPUs "$devices" image "$image$([[ $build == yes ]] || echo ', not built')" \
-        ports "$bind: HTTP $http_port, gRPC $grpc_port, metrics $metrics_port" restart "$restart"
+        ports "$bind: $(is_encrypted && echo "gRPC $grpc_port with TLS" || echo "HTTP $http_port, gRPC $grpc_port"), metrics $metrics_port" restart "$restart"
     [[ -z $config ]] || printf '  %-14s %s\n' configuration "$config"
     [[ -z $there ]] || printf '  %-14s %s\n' replaces "the container $name ($there)"
     [[ $bind == 127.0.0.1 ]] || warn "others can reach $bind: the server neither encrypts nor asks for a key, so let a proxy do both, and close the metrics port"
@@ -351,7 +357,8 @@ do_it() {
 wait_until_it_generates() {
     if [[ $dry_run == yes ]]; then return; fi
     local begin=$SECONDS state said=0
-    while ! docker exec "$name" ananke health --generate >/dev/null 2>&1; do
+    # Over HTTP, since gRPC may want TLS, and a certificate of its client.
+    while ! docker exec "$name" ananke health --http --generate >/dev/null 2>&1; do
         state=$(docker inspect --format '{{.State.Status}} {{.RestartCount}}' "$name" 2>&1) || fail "the container $name is gone: $state"
         if [[ $state != "running 0" ]]; then
             docker stop "$name" >/dev/null 2>&1 || true # it would be restarted for ever
@@ -369,14 +376,16 @@ wait_until_it_generates() {
 
 say_what_next() {
     if [[ $dry_run == yes ]]; then echo "nothing was changed"; return; fi
-    local at
+    local at http server first=""
     at=$(address_here)
+    http="HTTP http://$at:$http_port, " server=http://$at:$http_port
+    ! is_encrypted || http="" server=$at:$grpc_port first=$'  export ANANKE_CA_FILE=AUTHORITY.pem\n'
     cat <<TEXT
 
-The server runs: HTTP http://$at:$http_port, gRPC $at:$grpc_port, metrics http://$at:$metrics_port/metrics
+The server runs: ${http}gRPC $at:$grpc_port, metrics http://$at:$metrics_port/metrics
 Next:
-  ananke generate "A year: " --regex '(19|20)[0-9]{2}' --server http://$at:$http_port
-  ananke bench --server http://$at:$http_port      what a client sees of its speed
+${first}  ananke generate "A year: " --regex '(19|20)[0-9]{2}' --server $server
+  ananke bench --server $server      what a client sees of its speed
   docker logs --follow $name                    its log
   docker stop $name                             ends it, requests under way first
 More in docs/DEPLOYMENT.md.

@@ -124,13 +124,14 @@ check_readable() {
 }
 
 check_ports() {
-    local port address own=""
+    local port address own="" wanted=("$grpc_port" "$metrics_port")
+    is_encrypted || wanted+=("$http_port")
     address=$(address_here | tr -d '[]')
     [[ $http_port != "$grpc_port" && $http_port != "$metrics_port" && $grpc_port != "$metrics_port" ]] ||
         fail "HTTP, gRPC and metrics each need a port of their own, not $http_port, $grpc_port and $metrics_port"
     # Those that the container will give back.
     ! is_up || own=$(docker port "$name" 2>/dev/null | sed 's/.*://' | tr '\n' ' ') || own=""
-    for port in "$http_port" "$grpc_port" "$metrics_port"; do
+    for port in "${wanted[@]}"; do
         [[ " $own" != *" $port "* ]] || continue
         ! (: <>"/dev/tcp/$address/$port") 2>/dev/null || fail "port $port of $address is taken: end what listens there (make stop), or give another port"
     done

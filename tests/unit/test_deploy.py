@@ -52,6 +52,8 @@ elif verb == "port":
     for port in scene.get("ports", []):
         print(f"8000/tcp -> 127.0.0.1:{{port}}")
 elif verb == "exec":
+    if rest[1:] != ["ananke", "health", "--http", "--generate"]:
+        sys.exit("Error: a server with TLS would not understand it")
     sys.exit(0 if tries >= scene.get("ready_after", 1) else 1)
 elif verb == "logs":
     print("ValueError: the last words of the server")
@@ -154,7 +156,7 @@ def test_production_is_built_run_and_seen_generating(machine: Machine, unattende
     volumes = {"models": "/var/cache/ananke/models", "compile": "/var/cache/ananke/compile", "state": "/var/lib/ananke"}
     assert set(value_of(argv, "--volume")) == {f"ananke-{name}:{path}" for name, path in volumes.items()}
     assert all(port.startswith("127.0.0.1:") for port in value_of(argv, "--publish"))
-    assert machine.calls("exec")[-1]["argv"] == ["exec", "ananke", "ananke", "health", "--generate"]
+    assert machine.calls("exec")[-1]["argv"] == ["exec", "ananke", "ananke", "health", "--http", "--generate"]
     assert len(machine.calls("exec")) == 3
     assert "ananke generate" in said
 
@@ -310,6 +312,21 @@ def test_files_of_keys_and_certificates_are_put_where_they_are_named(machine: Ma
         assert f"cat >{place} " in put[f"of {file.name}\n"]
     refused = machine.deploy(*unattended, "--mode", "prod", ANANKE_API_KEY_FILE=str(tmp_path / "nothing"), code=1)
     assert "nothing cannot be read" in refused
+
+
+def test_with_tls_there_is_no_http_outside_the_container(machine: Machine, unattended: list[str], tmp_path: Path) -> None:
+    variables = {f"ANANKE_{name}_FILE": tmp_path / name for name in ("TLS_CERTIFICATE", "TLS_KEY")}
+    for file in variables.values():
+        file.write_text("PEM")
+    of_the_client = dict.fromkeys(("ANANKE_CA_FILE", "ANANKE_CLIENT_CERTIFICATE_FILE", "ANANKE_CLIENT_KEY_FILE"), "/here/file.pem")
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        options = [*unattended, "--mode", "prod", "--http-port", str(taken.getsockname()[1])]
+        said = machine.deploy(*options, **{name: str(file) for name, file in variables.items()}, **of_the_client)
+    argv = machine.run_options()
+    assert [publish.rpartition(":")[2] for publish in value_of(argv, "--publish")] == ["8001", "8002"]
+    assert not of_the_client.keys() & {word.partition("=")[0] for word in value_of(argv, "--env")}
+    assert re.search(r"ananke generate .* --server 127\.0\.0\.1:\d+$", said, re.MULTILINE)
+    assert "HTTP" not in said
 
 
 def test_custom_takes_a_configuration_a_folder_and_several_gpus(machine: Machine, unattended: list[str], tmp_path: Path) -> None:
