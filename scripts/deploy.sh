@@ -3,7 +3,7 @@
 #   --mode dev|prod|custom  dev: preset development, not restarted.  prod: preset production, restarted.
 #                           custom: the keys of --config, and a question for each choice
 #   --model NAME|FOLDER     a hub's name, or a folder in Hugging Face's layout
-#   --gpus N                GPUs that share the model (1)
+#   --gpus N                GPUs that share each layer (1); times pipeline_parallel_size are taken, where that is set
 #   --config FILE           mounted, in place of the image's own config.yaml; what it says is stronger than the environment, and an
 #                           option is stronger than both
 #   --bind ADDRESS          where the ports are published (127.0.0.1)
@@ -36,7 +36,7 @@ readonly MODELS=(
     "Qwen/Qwen2.5-Coder-32B-Instruct 32.8 open"
     "meta-llama/Llama-3.1-8B-Instruct 8.03 gated"
 )
-mode="" model="" gpus="" config="" bind="" restart="" http_port="" grpc_port="" metrics_port="" base_image="" timeout="" drain=""
+mode="" model="" gpus="" stages="" config="" bind="" restart="" http_port="" grpc_port="" metrics_port="" base_image="" timeout="" drain=""
 name=ananke image=ananke-triton build=yes yes=no dry_run=no is_replaced=no
 from_config=()
 
@@ -115,6 +115,7 @@ choose() {
     [[ -z $config || -f $config ]] || fail "there is no configuration $config"
     take model model
     take gpus tensor_parallel_size
+    take stages pipeline_parallel_size
     take timeout start_timeout
     take drain drain_timeout
     take http_port http_port
@@ -136,6 +137,9 @@ choose() {
     [[ $drain =~ ^[0-9]+([.][0-9]*)?$ ]] || fail "drain_timeout is a number of seconds, not $drain"
     http_port=${http_port:-8000} grpc_port=${grpc_port:-8001} metrics_port=${metrics_port:-8002}
     check_numbers
+    stages=${stages:-1}
+    [[ $stages =~ ^[1-9][0-9]*$ ]] || fail "pipeline_parallel_size is a positive number, not $stages"
+    ranks=$((gpus * stages))
     [[ -n $restart ]] || restart=$([[ $mode == dev ]] && echo no || echo unless-stopped)
     model=${model/#\~\//$HOME/}
     [[ -d $model || ! -d $PROJECT/$model ]] || model=$PROJECT/$model

@@ -22,8 +22,9 @@ check_gpus() {
     all=$(nvidia-smi --query-gpu=index,memory.total,memory.free,driver_version,uuid,name --format=csv,noheader,nounits 2>&1) ||
         fail "nvidia-smi fails, so the driver does not work: $(last_line "$all")"
     ! is_up || all=$(after_replacement "$all")
-    table=$(sort -t, -k3,3nr <<<"$all" | head -n "$gpus")
-    (($(wc -l <<<"$table") == gpus)) || fail "--gpus $gpus, but this machine has $(wc -l <<<"$all")"
+    table=$(sort -t, -k3,3nr <<<"$all" | head -n "$ranks")
+    (($(wc -l <<<"$table") == ranks)) ||
+        fail "--gpus $gpus$( ((stages == 1)) || echo " for each of $stages stages"), but this machine has $(wc -l <<<"$all")"
     devices=$(cut -d, -f1 <<<"$table" | paste -sd,)
     local driver
     driver=$(cut -d, -f4 <<<"$table" | head -n 1 | tr -d ' ')
@@ -61,7 +62,7 @@ check_gpu_memory() { # TABLE PRESENT
         warn "whether $model fits into $usable GiB of GPU memory cannot be told from its name"
         return
     fi
-    need=$(calculate "$weights / $gpus + $OVERHEAD_GIB")
+    need=$(calculate "$weights / $ranks + $OVERHEAD_GIB")
     (($(calculate "$need <= $usable"))) || fail "$model does not fit: its weights take $weights GiB, which with $OVERHEAD_GIB GiB for the rest is $need GiB a GPU, and the server may use $usable; $(what_would_fit "$weights" "$usable" "$2")"
     report "GPU memory" "$need GiB needed, $usable may be used"
 }
@@ -69,7 +70,7 @@ check_gpu_memory() { # TABLE PRESENT
 what_would_fit() { # WEIGHTS USABLE PRESENT
     local n
     for n in 2 4 8; do
-        if ((n > gpus && n <= $3)) && (($(calculate "$1 / $n + $OVERHEAD_GIB <= $2"))); then
+        if ((n > gpus && n * stages <= $3)) && (($(calculate "$1 / ($n * $stages) + $OVERHEAD_GIB <= $2"))); then
             echo "give --gpus $n"
             return
         fi

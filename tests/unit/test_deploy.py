@@ -284,6 +284,22 @@ def test_what_the_configuration_says_is_stronger_than_the_environment(machine: M
     assert (settings.max_num_seqs, settings.start_timeout, settings.idle_timeout) == (13, 77, None)
 
 
+@pytest.mark.parametrize("by", ["environment", "configuration"])
+def test_stages_take_gpus_of_their_own(machine: Machine, unattended: list[str], tmp_path: Path, by: str) -> None:
+    """27.6 GiB of weights on two A10 of 20.2 usable."""
+    (tmp_path / "config.yaml").write_text("gpu: {pipeline_parallel_size: 2}\n")
+    options = ["--model", "Qwen/Qwen2.5-Coder-14B-Instruct"]
+    options += ["--config", str(tmp_path / "config.yaml")] if by == "configuration" else []
+    environment = {"ANANKE_PIPELINE_PARALLEL_SIZE": "2"} if by == "environment" else {}
+    machine.deploy(*unattended, *options, gpus=A10 + "\n1" + A10[1:], **environment)
+    argv = machine.run_options()
+    assert value_of(argv, "--gpus")[0].count(",") == 1
+    assert "ANANKE_TENSOR_PARALLEL_SIZE=1" in value_of(argv, "--env")
+    assert ("ANANKE_PIPELINE_PARALLEL_SIZE" in value_of(argv, "--env")) == (by == "environment")
+    refused = machine.deploy(*unattended, *options, "--gpus", "2", gpus=A10 + "\n1" + A10[1:], code=1, **environment)
+    assert "--gpus 2 for each of 2 stages, but this machine has 2" in refused
+
+
 def test_an_option_is_stronger_than_the_configuration(machine: Machine, unattended: list[str], tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text(CONFIGURATION)
     options = ["--config", str(tmp_path / "config.yaml"), "--mode", "prod", "--model", "you/yours-1b", "--gpus", "1", "--timeout", "99"]
