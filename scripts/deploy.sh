@@ -253,7 +253,9 @@ assemble() {
     elif ! is_from_config model; then
         run_command+=(--env "ANANKE_MODEL=$model")
     fi
-    ((${#contents[@]} == 0)) || run_command+=(--volume "$name-keys:$KEYS:ro")
+    # Each deployment's own, so that the container from before finds its own where it has to serve again.
+    keys_volume=$name-keys-$(date -u +%Y%m%d-%H%M%S)
+    ((${#contents[@]} == 0)) || run_command+=(--volume "$keys_volume:$KEYS:ro")
     for key in "${!contents[@]}"; do run_command+=(--env "ANANKE_${key^^}=$KEYS/$key"); done
     hand_on_environment
     run_command+=("$image")
@@ -314,9 +316,9 @@ put_files() {
     local key
     for key in "${!contents[@]}"; do
         do_it docker run --rm --interactive --network none --user 0:0 --cap-drop ALL --cap-add CHOWN --cap-add DAC_OVERRIDE \
-            --entrypoint sh --volume "$name-keys:$KEYS" "$image" \
+            --entrypoint sh --volume "$keys_volume:$KEYS" "$image" \
             -c "umask 077 && cat >$KEYS/$key && chown -R $USER_OF_IMAGE $KEYS" <<<"${contents[$key]}" ||
-            fail "$key could not be put into the volume $name-keys; docker's words are above"
+            { remove_unused_keys; fail "$key could not be put into the volume $keys_volume; docker's words are above"; }
     done
 }
 
@@ -333,19 +335,30 @@ start_container() { do_it "${run_command[@]}" || { go_back; fail "the container 
 
 # Where the new server does not do, the one from before serves again.
 go_back() {
-    [[ $is_replaced == yes ]] || return 0
+    [[ $is_replaced == yes ]] || { remove_unused_keys; return 0; }
     docker stop "$name" >/dev/null 2>&1 || true
     remove "$name-failed"
     docker rename "$name" "$name-failed" >/dev/null 2>&1 || true # there may be none
     docker rename "$name-before" "$name" && { ! is_up || docker start "$name" >/dev/null; } &&
         warn "the container $name is the one from before again ($there); the new one is kept as $name-failed until the next deployment"
+    remove_unused_keys
 }
 
 remove_what_was_before() {
-    [[ $is_replaced == yes ]] || return 0
-    remove "$name-before"
-    remove "$name-failed"
-    ((${#contents[@]})) || do_it docker volume rm --force "$name-keys"
+    if [[ $is_replaced == yes ]]; then
+        remove "$name-before"
+        remove "$name-failed"
+    fi
+    remove_unused_keys
+}
+
+# Of this name's. Docker refuses to remove those that a container has, one that is stopped too, unless it is forced.
+remove_unused_keys() {
+    local volume
+    [[ $dry_run == no ]] || return 0
+    for volume in $(docker volume ls --quiet | grep -xE "$name-keys(-[0-9]{8}-[0-9]{6})?"); do
+        docker volume rm "$volume" >/dev/null 2>&1 || true
+    done
 }
 
 remove() { # CONTAINER, which may not be there

@@ -26,7 +26,8 @@ SECRETS = {"NGC_API_KEY": "ngc-secret-4711", "HF_TOKEN": "hf-secret-0815"}
 H100 = "0, 81559, 81000, 580.95.05, GPU-0, NVIDIA H100 80GB HBM3"
 H100_IN_USE = H100.replace("81000", "8000")
 A10 = "0, 23028, 22500, 580.95.05, GPU-0, NVIDIA A10"
-REPLACED = ["build", "stop", "rm", "rename", "run", "rm", "rm", "volume"]
+REPLACED = ["build", "stop", "rm", "rename", "run", "rm", "rm"]
+KEYS_VOLUME = r"ananke-keys-\d{8}-\d{6}"
 
 # Notes each call with its environment's secrets and its standard input, and plays the scenario of $SCENE.
 DOCKER = f"""#!{sys.executable}
@@ -38,7 +39,8 @@ env = {{name: os.environ[name] for name in ("HF_TOKEN", "ANANKE_SIGNING_KEY") if
 with open(os.environ["CALLS"], "a") as calls:
     calls.write(json.dumps({{"argv": sys.argv[1:], "stdin": stdin, "env": env}}) + "\\n")
 tries = pathlib.Path(os.environ["CALLS"]).read_text().count('["exec"')
-if verb in scene.get("fails", []):
+fails = scene.get("fails", [])
+if verb in fails and "--interactive" not in rest or "put" in fails and "--interactive" in rest:
     sys.exit(f"docker: {{verb}} went wrong")
 if verb == "info":
     print(scene.get("info", "28.2.2|/var/lib/docker|io.containerd.runc.v2 nvidia runc "))
@@ -55,6 +57,8 @@ elif verb == "exec":
     if rest[1:] != ["ananke", "health", "--http", "--generate"]:
         sys.exit("Error: a server with TLS would not understand it")
     sys.exit(0 if tries >= scene.get("ready_after", 1) else 1)
+elif verb == "volume" and rest[0] == "ls":
+    print(*scene.get("volumes", []), sep="\\n")
 elif verb == "logs":
     print("ValueError: the last words of the server")
 """
@@ -108,7 +112,13 @@ class Machine:
         return [call for call in map(json.loads, lines) if not verb or call["argv"][0] == verb]
 
     def changes(self) -> list[str]:
-        return [call["argv"][0] for call in self.calls() if call["argv"][0] not in ("info", "inspect", "exec", "logs", "top", "port")]
+        reads = ("info", "inspect", "exec", "logs", "top", "port")
+        return [call["argv"][0] for call in self.calls() if call["argv"][0] not in reads and call["argv"][:2] != ["volume", "ls"]]
+
+    def removed_volumes(self) -> list[str]:
+        removals = [call["argv"] for call in self.calls("volume") if call["argv"][1] == "rm"]
+        assert not [argv for argv in removals if "--force" in argv], "of a volume in use Docker then says nothing"
+        return [argv[-1] for argv in removals]
 
     def run_options(self) -> list[str]:
         return next(call["argv"] for call in self.calls("run") if "--detach" in call["argv"])
@@ -203,10 +213,11 @@ def test_the_signing_key_is_a_file_in_the_container_and_in_nothing_that_docker_s
     assert machine.changes() == ["build", "run", "run"]
     put, run = machine.calls("run")
     assert put["stdin"] == "BEGIN\nPRIVATE\n"
-    assert value_of(put["argv"], "--volume") == ["ananke-keys:/run/secrets/ananke"]
+    (volume,) = value_of(put["argv"], "--volume")
+    assert re.fullmatch(f"{KEYS_VOLUME}:/run/secrets/ananke", volume)
     assert "umask 077" in put["argv"][-1]
     assert "chown -R 10001:10001" in put["argv"][-1]
-    assert "ananke-keys:/run/secrets/ananke:ro" in value_of(run["argv"], "--volume")
+    assert f"{volume}:ro" in value_of(run["argv"], "--volume")
     assert "ANANKE_SIGNING_KEY_FILE=/run/secrets/ananke/signing_key_file" in value_of(run["argv"], "--env")
     assert not [word for call in machine.calls() for word in call["argv"] if "PRIVATE" in word or word == "ANANKE_SIGNING_KEY"]
     assert "PRIVATE" not in said
@@ -222,10 +233,29 @@ def test_a_key_that_the_configuration_holds_is_the_only_one(machine: Machine, un
     assert not [word for word in machine.run_options() if "SIGNING_KEY" in word]
 
 
-def test_a_key_that_is_given_no_longer_leaves_the_volume(machine: Machine, unattended: list[str]) -> None:
-    machine.deploy(*unattended, "--mode", "prod", scene={"container": "exited yes"})
-    assert machine.changes() == [change for change in REPLACED if change != "stop"]
-    assert machine.calls("volume")[0]["argv"] == ["volume", "rm", "--force", "ananke-keys"]
+def test_volumes_of_keys_that_no_container_has_any_more_go(machine: Machine, unattended: list[str]) -> None:
+    """Docker itself keeps those that one has."""
+    others = ["ananke-models", "ananke-keys-mine", "two-keys-20260102-030405"]
+    before = ["ananke-keys", "ananke-keys-20260102-030405"]
+    scene = {"container": "exited yes", "volumes": [*others, *before]}
+    machine.deploy(*unattended, "--mode", "prod", scene=scene)
+    assert machine.removed_volumes() == before
+    last = [call["argv"][:2] for call in machine.calls() if call["argv"][0] in ("exec", "rm", "volume")][-3:]
+    assert last == [["volume", "ls"], ["volume", "rm"], ["volume", "rm"]], "only once the new server has generated"
+
+
+@pytest.mark.parametrize("fails", ["put", "run", "generate"])
+def test_a_deployment_that_fails_leaves_the_keys_of_the_one_before(
+    machine: Machine, unattended: list[str], tmp_path: Path, fails: str
+) -> None:
+    (tmp_path / "key.pem").write_text("PRIVATE")
+    scene: dict = {"container": "running yes", "volumes": ["ananke-keys-20260102-030405"]}
+    scene |= {"put": {"fails": ["put"]}, "run": {"fails": ["run"]}, "generate": {"ready_after": 99, "state": "exited 0"}}[fails]
+    machine.deploy(*unattended, "--mode", "prod", scene=scene, code=1, ANANKE_SIGNING_KEY_FILE=str(tmp_path / "key.pem"))
+    put = [call["argv"] for call in machine.calls("run") if "--interactive" in call["argv"]]
+    assert put
+    for argv in put:
+        assert re.fullmatch(f"{KEYS_VOLUME}:/run/secrets/ananke", value_of(argv, "--volume")[0]), "no other deployment's"
 
 
 def test_a_key_that_cannot_be_read_or_is_two_is_told(machine: Machine, unattended: list[str], tmp_path: Path) -> None:
@@ -400,7 +430,6 @@ def test_the_server_from_before_serves_again_where_the_new_one_does_not(
     assert [call["argv"] for call in machine.calls("start")] == ([] if before == "exited" else [["start", "ananke"]])
     assert len(machine.calls("stop")) >= (1 if before == "exited" else 2), "one that restarts for ever would take the GPU again"
     assert f"the one from before again ({before})" in said
-    assert not machine.calls("volume"), "its key may still be wanted"
 
 
 def test_an_address_of_ipv6_is_published_as_docker_writes_it(machine: Machine, unattended: list[str]) -> None:
