@@ -292,8 +292,21 @@ show_plan() {
         ports "$bind: $(is_encrypted && echo "gRPC $grpc_port with TLS" || echo "HTTP $http_port, gRPC $grpc_port"), metrics $metrics_port" restart "$restart"
     [[ -z $config ]] || printf '  %-14s %s\n' configuration "$config"
     [[ -z $there ]] || printf '  %-14s %s\n' replaces "the container $name ($there)"
-    [[ $bind == 127.0.0.1 ]] || warn "others can reach $bind: the server neither encrypts nor asks for a key, so let a proxy do both, and close the metrics port"
+    [[ $bind == 127.0.0.1 || $bind == "[::1]" ]] || warn "others can reach $bind: $(what_is_open)"
     echo
+}
+
+what_is_open() {
+    local keys=${contents[api_key_file]:-}
+    if is_encrypted && [[ -n $keys || -n ${contents[tls_client_ca_file]:-} ]]; then
+        echo "the metrics port neither encrypts nor asks for a key, so close it"
+    elif is_encrypted; then
+        echo "the server asks for no key, so set ANANKE_API_KEY_FILE or let a proxy ask, and close the metrics port"
+    elif [[ -n $keys ]]; then
+        echo "the server asks for keys but does not encrypt them, so let a proxy encrypt, and close the metrics port"
+    else
+        echo "the server neither encrypts nor asks for a key, so let a proxy do both, and close the metrics port"
+    fi
 }
 
 confirm() {

@@ -375,6 +375,25 @@ def test_with_tls_there_is_no_http_outside_the_container(machine: Machine, unatt
     assert "HTTP" not in said
 
 
+@pytest.mark.parametrize(
+    ("files", "says"),
+    [
+        ([], "the server neither encrypts nor asks for a key"),
+        (["API_KEY"], "the server asks for keys but does not encrypt"),
+        (["TLS_CERTIFICATE", "TLS_KEY"], "the server asks for no key"),
+        (["TLS_CERTIFICATE", "TLS_KEY", "API_KEY"], "the metrics port neither encrypts nor asks for a key"),
+        (["TLS_CERTIFICATE", "TLS_KEY", "TLS_CLIENT_CA"], "the metrics port neither encrypts nor asks for a key"),
+    ],
+)
+def test_of_what_others_can_reach_is_told_what_holds(
+    machine: Machine, unattended: list[str], tmp_path: Path, files: list[str], says: str
+) -> None:
+    (tmp_path / "file").write_text("PEM")
+    given = {f"ANANKE_{name}_FILE": str(tmp_path / "file") for name in files}
+    assert f"others can reach 0.0.0.0: {says}" in machine.deploy(*unattended, "--bind", "0.0.0.0", **given)
+    assert "others can reach" not in machine.deploy(*unattended, "--bind", "::1", **given)
+
+
 def test_custom_takes_a_configuration_a_folder_and_several_gpus(machine: Machine, unattended: list[str], tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text("")
     model = tmp_path / "model"
