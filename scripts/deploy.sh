@@ -269,7 +269,7 @@ hand_on_environment() {
             ANANKE_MODEL | ANANKE_CONFIG | ANANKE_TENSOR_PARALLEL_SIZE | ANANKE_START_TIMEOUT | ANANKE_SIGNING_KEY) ;;
             ANANKE_HOST | ANANKE_HOME | ANANKE_RUN_DIR | ANANKE_BOARD | ANANKE_*_PORT | ANANKE_*_URL | ANANKE_DEVICE | ANANKE_TORCH_INDEX) ;;
             # The client's, with files of this machine.
-            ANANKE_CA_FILE | ANANKE_CLIENT_CERTIFICATE_FILE | ANANKE_CLIENT_KEY_FILE) ;;
+            ANANKE_API_KEY_PATH | ANANKE_CA_FILE | ANANKE_CLIENT_CERTIFICATE_FILE | ANANKE_CLIENT_KEY_FILE) ;;
             ANANKE_PRESET) [[ $mode != custom || -n $(configured preset) ]] || run_command+=(--env ANANKE_PRESET) ;;
             ANANKE_*)
                 key=${variable#ANANKE_} key=${key##*__}

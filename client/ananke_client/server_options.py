@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -24,17 +25,19 @@ def client_of(server: str | None, *, http: bool = False, timeout: float) -> Infe
     """A client of the server that the options name; encrypted over gRPC, and to https://…, where the environment says how.
 
     Raises:
-        InvalidRequestError: the URL is none that the client takes, or a certificate cannot be used.
+        InvalidRequestError: the URL is none that the client takes, or a certificate or the file of the key cannot be used.
     """
-    tls = tls_of_environment()
+    tls, api_key = tls_of_environment(), api_key_of_environment()
     if http or (server is not None and server.startswith(("http://", "https://"))):
         from ananke_client.http_client import AnankeInferenceHTTPClient
 
         url = server or os.environ.get("ANANKE_HTTP_URL")
-        return AnankeInferenceHTTPClient(url=url, timeout=timeout, tls=tls if url and url.startswith("https://") else None)
+        encrypted = tls if url and url.startswith("https://") else None
+        return AnankeInferenceHTTPClient(url=url, timeout=timeout, tls=encrypted, api_key=api_key)
     from ananke_client.grpc_client import AnankeInferenceClient
 
-    return AnankeInferenceClient(url=None if server is None else server.removeprefix("grpc://"), timeout=timeout, tls=tls)
+    target = None if server is None else server.removeprefix("grpc://")
+    return AnankeInferenceClient(url=target, timeout=timeout, tls=tls, api_key=api_key)
 
 
 def tls_of_environment() -> TLSConfig | None:
@@ -47,6 +50,24 @@ def tls_of_environment() -> TLSConfig | None:
     if authorities is certificate is key is None:
         return None
     return TLSConfig(ca_file=authorities, certificate_file=certificate, key_file=key)
+
+
+def api_key_of_environment() -> str | None:
+    """The key in the file that $ANANKE_API_KEY_PATH names, which may change while a process's environment cannot.
+
+    None leaves the client to $ANANKE_API_KEY, which is stronger.
+
+    Raises:
+        InvalidRequestError: the file cannot be read.
+    """
+    path = os.environ.get("ANANKE_API_KEY_PATH")
+    if not path or os.environ.get("ANANKE_API_KEY"):
+        return None
+    try:
+        return Path(path).read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as fault:
+        reason = fault.strerror if isinstance(fault, OSError) else "it is no text"
+        raise InvalidRequestError(f"ANANKE_API_KEY_PATH: {path} cannot be read: {reason}") from None
 
 
 def exit_code_of(error: AnankeError) -> int:

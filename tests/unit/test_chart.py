@@ -257,16 +257,19 @@ def test_secrets_are_named_and_never_held() -> None:
     assert {"signing", "keys"} <= named
 
 
-def test_with_api_keys_the_pod_asks_itself_with_one_and_the_file_alone_is_mounted() -> None:
+def test_with_api_keys_the_pod_asks_itself_with_one_that_changes_as_the_file_of_hashes_does() -> None:
     manifests = render(FULL)
     made = {variable["name"]: variable for variable in container(manifests)["env"]}
     assert made["ANANKE_API_KEY_FILE"]["value"] == "/run/secrets/ananke-keys/api_keys"
-    assert made["ANANKE_API_KEY"]["valueFrom"] == {"secretKeyRef": {"name": "keys", "key": "probe"}}
+    assert made["ANANKE_API_KEY_PATH"]["value"] == "/run/secrets/ananke-keys/probe"
+    assert "ANANKE_API_KEY" not in made, "a container's environment stays as it began"
+    (mount,) = [mount for mount in container(manifests)["volumeMounts"] if mount["name"] == "api-keys"]
+    assert mount == {"name": "api-keys", "mountPath": "/run/secrets/ananke-keys", "readOnly": True}, "a subPath would stay as it began too"
     (keys,) = [volume["secret"] for volume in pod(manifests)["volumes"] if volume["name"] == "api-keys"]
-    assert keys["items"] == [{"key": "api_keys", "path": "api_keys"}]
-    assert "ANANKE_API_KEY" not in {variable["name"] for variable in container(render({}))["env"]}
+    assert [item["path"] for item in keys["items"]] == ["api_keys", "probe"]
+    assert "API_KEY" not in str(container(render({}))["env"])
     tested = render({"secrets": {"apiKeys": "keys"}})["Pod"]["spec"]["containers"][0]
-    assert tested["env"] == [made["ANANKE_API_KEY"]]
+    assert tested["env"] == [{"name": "ANANKE_API_KEY", "valueFrom": {"secretKeyRef": {"name": "keys", "key": "probe"}}}]
 
 
 def test_with_a_certificate_grpc_is_encrypted_and_nothing_outside_calls_http() -> None:
@@ -377,7 +380,7 @@ def test_the_server_takes_the_settings_that_it_is_given(tmp_path: Path) -> None:
     assert (settings.tensor_parallel_size, settings.pipeline_parallel_size) == (4, 2)
     assert (settings.max_num_seqs, settings.mask_processes) == (64, 12)
     assert settings.log_format == "json", "of preset production"
-    assert given.keys() - {"ANANKE_CONFIG"} <= {f"ANANKE_{name.upper()}" for name in Settings.model_fields}
+    assert given.keys() - {"ANANKE_CONFIG", "ANANKE_API_KEY_PATH"} <= {f"ANANKE_{name.upper()}" for name in Settings.model_fields}
 
 
 def test_replicas_scale_by_a_metric_that_is_exported() -> None:

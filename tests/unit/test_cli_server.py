@@ -12,7 +12,7 @@ import httpx
 import pytest
 from typer.testing import CliRunner
 
-from ananke_client import AnankeInferenceHTTPClient, RetryPolicy, cli, server_options
+from ananke_client import AnankeInferenceHTTPClient, RetryPolicy, cli, connection, grpc_client, http_client, server_options
 from ananke_client.bench_command import on_this_machine
 from ananke_client.health import HealthStatus
 from ananke_client.load import Load, Timing
@@ -332,3 +332,38 @@ def test_the_readme_documents_every_command_and_its_exit_codes() -> None:
         name = command.name or command.callback.__name__
         assert f"    ananke {name}" in readme
         assert f"\n| `{name}` | " in readme
+
+
+# the key
+
+
+def test_the_key_of_a_file_is_read_each_time_and_the_variable_is_stronger(tmp_path, monkeypatch) -> None:
+    file = tmp_path / "probe"
+    monkeypatch.delenv("ANANKE_API_KEY", raising=False)
+    monkeypatch.setenv("ANANKE_API_KEY_PATH", str(file))
+    for key in ("ananke_one", "ananke_two"):
+        file.write_text(f"{key}\n")
+        assert server_options.api_key_of_environment() == key
+    monkeypatch.setenv("ANANKE_API_KEY", "ananke_three")
+    assert server_options.api_key_of_environment() is None
+
+
+@pytest.mark.parametrize("http", [[], ["--http"]])
+def test_the_key_of_a_file_is_sent(tmp_path, monkeypatch, http) -> None:
+    file = tmp_path / "probe"
+    file.write_text("ananke_one\n")
+    monkeypatch.delenv("ANANKE_API_KEY", raising=False)
+    monkeypatch.setenv("ANANKE_API_KEY_PATH", str(file))
+    sent = []
+
+    def headers_of(*given):
+        sent.append(given)
+        return connection.headers_of(*given)
+
+    monkeypatch.setattr(http_client if http else grpc_client, "headers_of", headers_of)
+    ananke("health", *http, "--server", "127.0.0.1:9")
+    assert sent == [("ananke_one", None)]
+    file.unlink()
+    run = ananke("health", *http, "--server", "127.0.0.1:9")
+    assert run.exit_code == USAGE
+    assert f"ANANKE_API_KEY_PATH: {file} cannot be read: No such file" in run.stderr

@@ -364,7 +364,8 @@ def test_with_tls_there_is_no_http_outside_the_container(machine: Machine, unatt
     variables = {f"ANANKE_{name}_FILE": tmp_path / name for name in ("TLS_CERTIFICATE", "TLS_KEY")}
     for file in variables.values():
         file.write_text("PEM")
-    of_the_client = dict.fromkeys(("ANANKE_CA_FILE", "ANANKE_CLIENT_CERTIFICATE_FILE", "ANANKE_CLIENT_KEY_FILE"), "/here/file.pem")
+    names = ("API_KEY_PATH", "CA_FILE", "CLIENT_CERTIFICATE_FILE", "CLIENT_KEY_FILE")
+    of_the_client = {f"ANANKE_{name}": "/here/file" for name in names}
     with socket.create_server(("127.0.0.1", 0)) as taken:
         options = [*unattended, "--mode", "prod", "--http-port", str(taken.getsockname()[1])]
         said = machine.deploy(*options, **{name: str(file) for name, file in variables.items()}, **of_the_client)
