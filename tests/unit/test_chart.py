@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import re
 import shlex
 from pathlib import Path
@@ -113,15 +114,44 @@ def test_kserve_knows_every_key(file: str, type_name: str) -> None:
     assert misfits(spoilt, type_name) == [f"/spec: {type_name}Spec has no predictors"]
 
 
+def runtime_of_kserve(*, keys: bool = False) -> dict[str, Any]:
+    """The serving runtime; with the lines for API keys, if asked for, that it has as comments."""
+    text = (KSERVE / "serving-runtime.yaml").read_text()
+    document: dict[str, Any] = yaml.safe_load(re.sub(r"^( *)# (?=- \{)", r"\1", text, flags=re.MULTILINE) if keys else text)
+    return document
+
+
+@pytest.mark.parametrize("keys", [False, True])
 @pytest.mark.parametrize("version", KUBERNETES)
-def test_kubernetes_takes_the_pod_that_kserve_makes(version: str) -> None:
-    runtime, service = (yaml.safe_load((KSERVE / f"{name}.yaml").read_text()) for name in ("serving-runtime", "inference-service"))
+def test_kubernetes_takes_the_pod_that_kserve_makes(version: str, keys: bool) -> None:
+    runtime, service = runtime_of_kserve(keys=keys), yaml.safe_load((KSERVE / "inference-service.yaml").read_text())
     spec = {
         **{key: runtime["spec"][key] for key in ("containers", "volumes")},
         "tolerations": service["spec"]["predictor"]["tolerations"],
     }
     kubernetes_validate.validate({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "ananke"}, "spec": spec}, version, strict=True)
     assert service["spec"]["predictor"]["model"]["runtime"] == runtime["metadata"]["name"]
+    assert misfits(runtime, "V1alpha1ServingRuntime") == []
+
+
+def test_kserve_asks_for_keys_as_the_chart_does_once_its_lines_are_uncommented() -> None:
+    runtime, chart = runtime_of_kserve(keys=True)["spec"], render(FULL)
+    made, charts = runtime["containers"][0], container(chart)
+    variables = [variable for variable in charts["env"] if "API_KEY" in variable["name"]]
+    assert len(variables) == 2
+    assert all(variable in made["env"] for variable in variables)
+    (mount,) = [mount for mount in charts["volumeMounts"] if mount["name"] == "api-keys"]
+    assert mount in made["volumeMounts"]
+    assert {"name": "api-keys", "secret": {"secretName": "ananke-keys", "defaultMode": 0o444}} in runtime["volumes"]
+    assert "API_KEY" not in str(runtime_of_kserve())
+
+
+def test_kserve_publishes_nothing_beyond_the_cluster_and_logs_nothing_that_would_be_lost() -> None:
+    service = yaml.safe_load((KSERVE / "inference-service.yaml").read_text())
+    assert service["metadata"]["labels"]["networking.kserve.io/visibility"] == "cluster-local"
+    variables = {variable["name"]: variable["value"] for variable in runtime_of_kserve()["spec"]["containers"][0]["env"]}
+    settings = load_settings(variables | {"ANANKE_CONFIG": os.devnull})
+    assert (settings.preset, settings.provenance_log) == ("production", None)
 
 
 # values
