@@ -50,7 +50,10 @@ FULL = {
 VARIANTS: dict[str, dict[str, Any]] = {
     "defaults": {},
     "full": FULL,
-    "http": {"autoscaling": {"mode": "http", "minReplicas": 0, "http": {"hosts": ["ananke.example"]}}},
+    "http": {
+        "autoscaling": {"mode": "http", "minReplicas": 0, "http": {"hosts": ["ananke.example"]}},
+        "cache": {"accessMode": "ReadWriteMany"},
+    },
     "bare": {
         "cache": {"enabled": False},
         "preset": "",
@@ -194,6 +197,24 @@ def test_values_that_cannot_be_are_refused(values: dict[str, Any], says: str) ->
 def test_scaling_that_could_never_wake_is_refused(values: dict[str, Any], says: str) -> None:
     with pytest.raises(helm.HelmRenderError, match=says):
         render({"autoscaling": values})
+
+
+@pytest.mark.parametrize(
+    ("values", "says"),
+    [
+        ({"replicas": 3}, "replicas is 3, but a second .* ReadWriteOnce"),
+        ({"autoscaling": {"mode": "prometheus"}}, "autoscaling.maxReplicas is 4"),
+        ({"replicas": 2, "cache": {"accessMode": "ReadWriteOncePod"}}, "ReadWriteOncePod"),
+    ],
+)
+def test_a_second_replica_that_would_hang_for_its_volume_is_refused(values: dict[str, Any], says: str) -> None:
+    with pytest.raises(helm.HelmRenderError, match=says):
+        render(values)
+    cache = values.get("cache", {})
+    for cure in ({"accessMode": "ReadWriteMany"}, {"enabled": False}, {"existingClaim": "mine"}):
+        render(values | {"cache": cache | cure})
+    one = {"maxReplicas": 1} if "autoscaling" in values else {}
+    render(values | {"replicas": 1, "autoscaling": values.get("autoscaling", {}) | one})
 
 
 def variables(*names: str) -> list[dict[str, str]]:

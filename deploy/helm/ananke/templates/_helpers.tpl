@@ -80,6 +80,15 @@ ANANKE_{{ upper $key }}__{{ upper $inner }}: config.{{ $section }}.{{ $key }}.{{
 {{- end -}}
 {{- end -}}
 
+{{/* What cannot work together: fails before a pod hangs. */}}
+{{- define "ananke.possible" -}}
+{{- $replicas := eq .Values.autoscaling.mode "none" | ternary .Values.replicas .Values.autoscaling.maxReplicas | int -}}
+{{- if and .Values.cache.enabled (not .Values.cache.existingClaim) (gt $replicas 1) (ne .Values.cache.accessMode "ReadWriteMany") -}}
+{{- $of := eq .Values.autoscaling.mode "none" | ternary "replicas" "autoscaling.maxReplicas" -}}
+{{- fail (printf "%s is %d, but a second replica on another node would wait without end for the cache, whose claim is %s: give cache.accessMode ReadWriteMany, cache.enabled false, or %s 1" $of $replicas .Values.cache.accessMode $of) -}}
+{{- end -}}
+{{- end -}}
+
 {{/* A node shows a container all of its cores, so the server is told how many of them are its own, unless the values say it themselves. */}}
 {{- define "ananke.processes" -}}
 {{- $said := include "ananke.configured" . | fromYaml -}}
