@@ -118,6 +118,14 @@ def test_a_constrained_result(metrics: GuidedMetrics) -> None:
     }
 
 
+def test_lost_lines_are_the_logs_own_total_in_whatever_order_answers_tell_it(metrics: GuidedMetrics) -> None:
+    name = "ananke_provenance_lines_lost_total"
+    assert told(metrics)[name] == 0, "an alert is on its increase"
+    for lost in (0, 3, 2):
+        metrics.count_result(result({"provenance_log": {"line": "lost", "lost": lost, "error": None}}), 1, timeline("none", 1))
+    assert told(metrics)[name] == 3
+
+
 def test_without_mask_figures_the_rest_is_counted(metrics: GuidedMetrics) -> None:
     metrics.count_result(result({"mask": {"steps": 7, "resumed": 0}}, True, "exact"), 7, timeline("choice", 7))
     metrics.count_result(result({}), 5, timeline("none", 5))

@@ -43,6 +43,7 @@ WAITING = "ananke_requests_waiting"
 KV_CACHE = "ananke_kv_cache_usage_ratio"
 STATE = "ananke_engine_state"
 RESTARTS = "ananke_engine_restarts_total"
+LOST_LINES = "ananke_provenance_lines_lost_total"
 
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0)
 _PACE = (0.002, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1.0, 2.5)
@@ -79,6 +80,7 @@ GUIDED_FAMILIES = COMPILE_FAMILIES | REQUEST_FAMILIES | {
     ),
     KV_CACHE: Family("Share of the KV cache in use at the engine's last step, 0 to 1", "gauge"),
     RESTARTS: Family("Times that the engine was started again, since it or its mask processes had died"),
+    LOST_LINES: Family("Lines that the provenance log could not write, as of the newest answer"),
     STATE: Family("1 for the state that the engine is in, 0 for the others", "gauge", labels=("state",)),
 }
 
@@ -91,6 +93,7 @@ class GuidedMetrics:
         self._engine = engine
         self._counted: defaultdict[Key, float] = defaultdict(float)
         self._observed: list[tuple[Key, float]] = []
+        self._lost_lines = 0
         self._lock = threading.Lock()
         at_zero: list[Key] = [(STATE, (("state", state),)) for state in EngineState]
         # Alerts are on their increase, which a counter that begins with its first event does not have.
@@ -117,6 +120,10 @@ class GuidedMetrics:
         if timeline.seconds_per_token is not None:
             times[PER_TOKEN] = timeline.seconds_per_token
         self._count("ok", tokens, timeline, counts, times)
+        # The log's own total, which answers may tell in another order than they end in.
+        lost = result.metrics.get("provenance_log", {}).get("lost", 0)
+        with self._lock:
+            self._lost_lines = max(self._lost_lines, lost)
 
     def count_error(self, error: Exception, tokens: int, timeline: Timeline) -> None:
         """A request ended in an error, after so many tokens."""
@@ -141,7 +148,7 @@ class GuidedMetrics:
 
     def _totals(self) -> dict[Key, float]:
         with self._lock:
-            totals: dict[Key, float] = dict(self._counted)
+            totals: dict[Key, float] = {**self._counted, (LOST_LINES, ()): self._lost_lines}
         figures, current = self._engine.figures, self._engine.state
         totals |= {(STATE, (("state", state),)): float(state is current) for state in EngineState}
         return totals | compile_totals(self._engine.compiler) | {
