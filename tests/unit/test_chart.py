@@ -72,6 +72,13 @@ def render(values: dict[str, Any], name: str = "ananke") -> dict[str, Any]:
     return {document["kind"]: document for document in documents if document}
 
 
+def notes(values: dict[str, Any]) -> str:
+    """What Helm says after an installation."""
+    with helm.Chart.load(str(CHART)) as chart:
+        files = chart.render(values, name="ananke", namespace="serving")
+    return next(str(text) for path, text in files.items() if path.endswith("NOTES.txt"))
+
+
 def container(manifests: dict[str, Any]) -> dict[str, Any]:
     return manifests["Deployment"]["spec"]["template"]["spec"]["containers"][0]
 
@@ -199,6 +206,11 @@ def test_scaling_that_could_never_wake_is_refused(values: dict[str, Any], says: 
         render({"autoscaling": values})
 
 
+def test_scaling_over_http_and_tls_exclude_each_other() -> None:
+    with pytest.raises(helm.HelmRenderError, match=r"autoscaling\.mode is http.*secrets\.tls"):
+        render(VARIANTS["http"] | {"secrets": {"tls": "certificate"}})
+
+
 @pytest.mark.parametrize(
     ("values", "says"),
     [
@@ -232,6 +244,9 @@ def variables(*names: str) -> list[dict[str, str]]:
         ({"config": {"container": {"drain_timeout": 9}}}, "shutdown.drainSeconds"),
         ({"config": {"service": {"http_port": 9000}}}, "config.service.http_port.*leave it out"),
         ({"config": {"service": {"host": "::"}}}, "config.service.host.*leave it out"),
+        ({"config": {"service": {"http_host": "127.0.0.1"}}}, "config.service.http_host.*leave it out"),
+        ({"config": {"monitoring": {"metrics_host": "127.0.0.1"}}}, "config.monitoring.metrics_host.*leave it out"),
+        ({"extraEnv": variables("ANANKE_METRICS_HOST")}, "extraEnv sets ANANKE_METRICS_HOST.*leave it out"),
         ({"config": {"security": {"signing_key": "PRIVATE"}}}, "private key into a ConfigMap.*secrets.signingKey"),
         ({"config": {"security": {"management_key": "x"}}}, "would put a secret into a ConfigMap"),
         ({"config": {"security": {"tls_key_file": "/x"}}}, "ANANKE_TLS_KEY_FILE.*secrets.tls"),
@@ -328,8 +343,15 @@ def test_with_a_certificate_grpc_is_encrypted_and_nothing_outside_calls_http() -
     made = {variable["name"]: variable.get("value") for variable in container(manifests)["env"]}
     assert made["ANANKE_TLS_CERTIFICATE_FILE"] == "/run/secrets/ananke-tls/tls.crt"
     assert made["ANANKE_TLS_KEY_FILE"] == "/run/secrets/ananke-tls/tls.key"
-    assert manifests["Service"]["spec"]["ports"][1]["appProtocol"] == "https"
+    (port,) = manifests["Service"]["spec"]["ports"]
+    assert (port["port"], port["appProtocol"]) == (8001, "https")
+    assert [port["name"] for port in container(manifests)["ports"]] == ["grpc", "metrics"]
+    assert "http" not in {port["port"] for rule in manifests["NetworkPolicy"]["spec"]["ingress"] for port in rule["ports"]}
     assert "Pod" not in manifests
+    said = notes({"secrets": {"tls": "certificate"}})
+    assert "8001" in said
+    assert not re.search("8000|http:|helm .* test", said)
+    assert "http://ananke.serving:8000" in notes({})
     for kind in manifests:
         kubernetes_validate.validate(manifests[kind], KUBERNETES[-1], strict=True)
 

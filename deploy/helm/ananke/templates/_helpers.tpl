@@ -59,7 +59,7 @@ ANANKE_{{ upper $key }}__{{ upper $inner }}: config.{{ $section }}.{{ $key }}.{{
 {{- fail (printf "%s sets %s, which the chart sets itself: give the value %s in its place" . $variable $value) -}}
 {{- end -}}
 {{- end -}}
-{{- range $variable := list "ANANKE_HTTP_PORT" "ANANKE_GRPC_PORT" "ANANKE_METRICS_PORT" "ANANKE_HOST" -}}
+{{- range $variable := list "ANANKE_HTTP_PORT" "ANANKE_GRPC_PORT" "ANANKE_METRICS_PORT" "ANANKE_HOST" "ANANKE_HTTP_HOST" "ANANKE_METRICS_HOST" -}}
 {{- with get $configured $variable | default (get $extra $variable) -}}
 {{- fail (printf "%s sets %s, which services and probes count on: leave it out" . $variable) -}}
 {{- end -}}
@@ -82,6 +82,9 @@ ANANKE_{{ upper $key }}__{{ upper $inner }}: config.{{ $section }}.{{ $key }}.{{
 
 {{/* What cannot work together: fails before a pod hangs. */}}
 {{- define "ananke.possible" -}}
+{{- if and .Values.secrets.tls (eq .Values.autoscaling.mode "http") -}}
+{{- fail "autoscaling.mode is http, whose interceptor calls the pods over HTTP, but with secrets.tls HTTP stays within the pod: use autoscaling.mode prometheus, or leave secrets.tls out" -}}
+{{- end -}}
 {{- $replicas := eq .Values.autoscaling.mode "none" | ternary .Values.replicas .Values.autoscaling.maxReplicas | int -}}
 {{- if and .Values.cache.enabled (not .Values.cache.existingClaim) (gt $replicas 1) (ne .Values.cache.accessMode "ReadWriteMany") -}}
 {{- $of := eq .Values.autoscaling.mode "none" | ternary "replicas" "autoscaling.maxReplicas" -}}
