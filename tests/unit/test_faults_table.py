@@ -6,9 +6,11 @@ import ast
 import re
 from pathlib import Path
 
+from ananke_server.engine.life import DRAIN_SECONDS
 from ananke_server.launch import PROJECT
 
-NAMED = set(re.findall(r"^\|.*`(tests/[\w/]+\.py::[\w:]+)` \|$", (PROJECT / "docs" / "FAULTS.md").read_text(), re.MULTILINE))
+TEXT = (PROJECT / "docs" / "FAULTS.md").read_text()
+NAMED = set(re.findall(r"^\|.*`(tests/[\w/]+\.py::[\w:]+)` \|$", TEXT, re.MULTILINE))
 HELD_APART = {
     "tests/faults/test_clocks.py::test_every_way_to_read_it_is_found",
     "tests/faults/test_clocks.py::test_a_monotonic_clock_is_none",
@@ -41,3 +43,7 @@ def test_every_test_of_a_fault_is_in_the_table() -> None:
     ours = set().union(*(defined_in(path) for path in (PROJECT / "tests" / "faults").glob("test_*.py")))
     assert ours - HELD_APART <= NAMED
     assert ours >= HELD_APART
+
+
+def test_how_long_those_go_on_whom_a_fault_leaves_alone_is_told() -> None:
+    assert f"what is not goes on for {DRAIN_SECONDS:g} s" in TEXT
