@@ -11,7 +11,7 @@ from typing import Any
 
 from ananke_server.api_keys import KeyFile
 from ananke_server.launch import LaunchError, resolve_model
-from ananke_server.memory import GIB, VISIBLE_GPUS_VARIABLE, Need, free_gpu_memory, free_memory
+from ananke_server.memory import CPU_OVERHEAD, GIB, VISIBLE_GPUS_VARIABLE, Need, free_gpu_memory, free_memory
 from ananke_server.model_files import require_whole
 from ananke_server.protection import require_certificates
 from ananke_server.settings import Settings
@@ -129,6 +129,11 @@ def require_memory(settings: Settings, need: Need) -> None:
             cure = "set a smaller ANANKE_CPU_KV_CACHE_GIB or model, or free memory"
             raise LaunchError(f"too little memory: {need} are needed and {free / GIB:.1f} GiB are free; {cure}")
         return
+    _require_gpu_memory(settings, need)
+    _require_memory_to_sleep(settings, need)
+
+
+def _require_gpu_memory(settings: Settings, need: Need) -> None:
     gpus = free_gpu_memory()
     if gpus is None:
         return
@@ -150,3 +155,14 @@ def require_memory(settings: Settings, need: Need) -> None:
         if need.total > budget and not settings.engine_args:
             cure = "set a smaller ANANKE_MAX_MODEL_LEN or model, or a larger ANANKE_TENSOR_PARALLEL_SIZE or ANANKE_GPU_MEMORY_UTILIZATION"
             raise LaunchError(f"{asked} less than the {need} that are needed; {cure}")
+
+
+def _require_memory_to_sleep(settings: Settings, need: Need) -> None:
+    """At level 1 every GPU's weights move into the host's memory, where it would be the kernel that ends the server."""
+    if settings.idle_timeout is None or settings.sleep_level != 1 or settings.engine_args:
+        return
+    weights, free = need.weights * settings.tensor_parallel_size * settings.pipeline_parallel_size, free_memory()
+    if weights + CPU_OVERHEAD > free:
+        needed = f"{(weights + CPU_OVERHEAD) / GIB:.1f} GiB ({weights / GIB:.1f} of weights, {CPU_OVERHEAD / GIB:.1f} for the processes)"
+        cure = "set ANANKE_SLEEP_LEVEL=2, which reads the weights again, or ANANKE_IDLE_TIMEOUT=none"
+        raise LaunchError(f"too little memory for an engine that sleeps: {needed} are needed and {free / GIB:.1f} are free; {cure}")

@@ -154,6 +154,33 @@ class TestMemory:
                 require_memory(made, need)
 
     @pytest.mark.parametrize(
+        ("settings", "free", "fits"),
+        [
+            ({"idle_timeout": 60}, 17.1, True),
+            ({"idle_timeout": 60}, 16.1, False),
+            ({"idle_timeout": 60, "tensor_parallel_size": 2}, 16.1, False),
+            ({"idle_timeout": 60, "sleep_level": 2}, 1, True),
+            ({"idle_timeout": 60, "sleep_level": 0}, 1, True),
+            ({"idle_timeout": 60, "engine_args": {"quantization": "fp8"}}, 1, True),
+            ({}, 1, True),
+        ],
+    )
+    def test_an_engine_that_sleeps_needs_its_weights_memory_on_the_host(
+        self, settings: dict[str, Any], free: float, fits: bool, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """15 GiB of weights, on all GPUs together, and 2 for the processes."""
+        monkeypatch.setattr("ananke_server.preflight.free_gpu_memory", lambda: None)
+        monkeypatch.setattr("ananke_server.preflight.free_memory", lambda: int(free * GIB))
+        made = Settings(model="m", **settings)
+        need = Need(15 * GIB // made.tensor_parallel_size, 0, 0, on_cpu=False)
+        if fits:
+            require_memory(made, need)
+        else:
+            line = r"17\.0 GiB \(15\.0 of weights, 2\.0 for the processes\) are needed and 16\.1 are free; set ANANKE_SLEEP_LEVEL=2"
+            with pytest.raises(LaunchError, match=line):
+                require_memory(made, need)
+
+    @pytest.mark.parametrize(
         ("visible", "frees"),
         [
             (None, [1, 2, 3]),

@@ -124,8 +124,8 @@ class ContainerSection(Section):
     idle_timeout: float | None = Field(default=None, gt=0)
     """Seconds without a request after which the engine lets go of its GPU, until the next request wakes it; by default never."""
     sleep_level: int = Field(default=1, ge=0, le=2)
-    """How deep the engine sleeps then: 1 keeps the weights in the host's memory, 2 reads them again from where they came, and 0
-    ends its processes, which is also what happens on CPU."""
+    """How deep the engine sleeps then: 1 keeps the weights in the host's memory, which has to have room for them, 2 reads them
+    again from where they came, and 0 ends its processes, which is also what happens on CPU."""
 
 
 class GenerationSection(Section):
