@@ -21,7 +21,7 @@ def main() -> int:
             print(f"\n{section}")
         print(f"  {row.key:26} {shown(row.value):32} {row.origin}")
     for variable, nearest in unknown_variables():
-        print(f"config: {variable} is no setting: did you mean {nearest}?", file=sys.stderr)
+        print(f"config: {variable} is no setting" + (f": did you mean {nearest}?" if nearest else ""), file=sys.stderr)
     return 0
 
 

@@ -136,7 +136,8 @@ def reap_orphans(server: int) -> None:
 
 
 def make_server(arguments: argparse.Namespace, log: Path | None) -> TritonServer:
-    from ananke_server.preflight import require_startable  # here, as their imports take longer than stopping or status
+    # Here, as their imports take longer than stopping or status.
+    from ananke_server.preflight import require_known_variables, require_startable
     from ananke_server.settings import ConfigError, load_settings
 
     given = {name: getattr(arguments, name) for name in ("model", "http_port", "grpc_port", "metrics_port", "start_timeout")}
@@ -145,6 +146,8 @@ def make_server(arguments: argparse.Namespace, log: Path | None) -> TritonServer
         settings = load_settings(dict(os.environ) | environment)
     except ConfigError as fault:
         raise LaunchError(str(fault)) from None
+    for variable in require_known_variables():
+        print(f"serve: note: {variable} is no setting, and nothing reads it", file=sys.stderr)
     server = TritonServer(
         model_repositories=arguments.model_repository or [PROJECT / "model_repository"],
         http_port=settings.http_port,

@@ -15,6 +15,7 @@ from ananke_server.memory import CPU_OVERHEAD, GIB, VISIBLE_GPUS_VARIABLE, Need,
 from ananke_server.model_files import require_whole
 from ananke_server.protection import require_certificates
 from ananke_server.settings import Settings
+from ananke_server.settings.effective import unknown_variables
 
 CONFIG = "config.json"
 _HUB_SECONDS = 10.0
@@ -44,6 +45,18 @@ def require_startable(settings: Settings) -> None:
             KeyFile(settings.api_key_file)
     except ValueError as fault:
         raise LaunchError(str(fault)) from None
+
+
+def require_known_variables() -> list[str]:
+    """The variables ``ANANKE_...`` of the environment that nothing reads.
+
+    Raises:
+        LaunchError: one is like a setting's, and what it was meant to set, API keys perhaps, would silently be left out.
+    """
+    unknown = dict(unknown_variables())
+    if meant := [f"{variable} is no setting: did you mean {nearest}?" for variable, nearest in unknown.items() if nearest]:
+        raise LaunchError(" ".join(meant))
+    return list(unknown)
 
 
 def on_cpu() -> bool:

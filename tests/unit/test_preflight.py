@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -20,6 +21,7 @@ from ananke_server.launch import DEFAULT_MODEL, PROJECT, LaunchError, free_ports
 from ananke_server.memory import GIB, Need, free_gpu_memory, free_memory, kv_bytes_a_token, weight_bytes
 from ananke_server.preflight import model_folder, read_config, require_context, require_memory, require_safetensors, require_startable
 from ananke_server.settings import Settings
+from ananke_server.settings.effective import OTHER_VARIABLES
 
 # Of Qwen2.5-7B-Instruct: 28 layers, 4 heads of 128 for keys and values.
 QWEN_7B = {"num_hidden_layers": 28, "num_attention_heads": 28, "num_key_value_heads": 4, "hidden_size": 3584}
@@ -48,6 +50,7 @@ def serve(**environment: str) -> subprocess.CompletedProcess[str]:
         ({"ANANKE_TLS_CERTIFICATE_FILE": "/a", "ANANKE_TLS_KEY_FILE": "/b"}, "tls_certificate_file, /a, cannot be read: No such file"),
         ({"ANANKE_TLS_KEY_FILE": "/b"}, "tls_certificate_file and tls_key_file belong together: set both, or neither"),
         ({"ANANKE_CPU_KV_CACHE_GIB": "4000", "VLLM_CPU_KVCACHE_SPACE": ""}, "too little memory: "),
+        ({"ANANKE_API_KEYS_FILE": "/a"}, "ANANKE_API_KEYS_FILE is no setting: did you mean ANANKE_API_KEY_FILE?"),
         ({"VLLM_CPU_KVCACHE_SPACE": "0.5"}, "VLLM_CPU_KVCACHE_SPACE=0.5: vLLM takes whole GiB: unset it, and set ANANKE_CPU_KV"),
     ],
 )
@@ -56,6 +59,24 @@ def test_a_start_that_cannot_work_ends_with_one_line(environment: dict[str, str]
     assert (ended.returncode, ended.stdout) == (1, "")
     assert ended.stderr.startswith(f"serve: {line}")
     assert ended.stderr.count("\n") == 1
+
+
+def test_a_variable_that_is_nothings_is_told_and_those_of_clients_and_tools_are_not(tmp_path: Path) -> None:
+    others = {"ANANKE_HTTP_URL": "http://x", "ANANKE_API_KEY": "x", "ANANKE_API_KEY_PATH": "/x", "ANANKE_RUN_DIR": str(tmp_path)}
+    ended = serve(ANANKE_SOMETHING="x", ANANKE_MODEL="./nowhere", **others)
+    told, fault = ended.stderr.splitlines()
+    assert told == "serve: note: ANANKE_SOMETHING is no setting, and nothing reads it"
+    assert fault.startswith("serve: the model folder ./nowhere")
+
+
+def test_every_variable_that_our_programs_read_is_known() -> None:
+    files = [PROJECT / "Dockerfile.triton", PROJECT / "Makefile"]
+    for folder in ("client", "server", "scripts", "deploy"):
+        files += [path for path in (PROJECT / folder).rglob("*") if path.suffix in (".py", ".sh", ".yaml", ".tpl")]
+    named = {name for file in files if file.is_file() for name in re.findall(r"\bANANKE_[A-Z][A-Z_]*[A-Z]\b", file.read_text())}
+    known = {f"ANANKE_{name.upper()}" for name in Settings.model_fields} | OTHER_VARIABLES
+    assert {name.partition("__")[0] for name in named} - known == set()
+    assert OTHER_VARIABLES - named <= {"ANANKE_COMPLETE"}, "which typer makes up"
 
 
 def test_a_port_in_use_ends_it_too() -> None:

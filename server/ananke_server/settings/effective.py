@@ -18,14 +18,14 @@ from ananke_server.settings.sources import PREFIX, EnvironmentSource, FileSource
 
 ENVIRONMENT_LAYER = "environment"
 
-_NOT_SETTINGS = frozenset(
+OTHER_VARIABLES = frozenset(
     f"{PREFIX}{name}"
     for name in (
-        *("CONFIG", "DEVICE", "TORCH_INDEX", "BOARD", "STAGE_TIMES", "COMPLETE"),
-        *("GRPC_URL", "HTTP_URL", "API_KEY", "CA_FILE", "CLIENT_CERTIFICATE_FILE", "CLIENT_KEY_FILE"),
+        *("CONFIG", "HOME", "RUN_DIR", "DEVICE", "TORCH_INDEX", "BOARD", "STAGE_TIMES", "COMPLETE"),
+        *("GRPC_URL", "HTTP_URL", "API_KEY", "API_KEY_PATH", "CA_FILE", "CLIENT_CERTIFICATE_FILE", "CLIENT_KEY_FILE"),
     )
 )
-"""Variables of set-up, clients and tools."""
+"""Variables of set-up, clients and tools, which are no settings."""
 
 
 @dataclass(frozen=True)
@@ -75,13 +75,12 @@ def fault_line(error: Mapping[str, Any]) -> str:
     return ": ".join([*([", ".join(at_fault)] if at_fault else []), message])
 
 
-def unknown_variables() -> Iterator[tuple[str, str]]:
-    """Variables of the environment that are no setting's but nearly, each with the one that may be meant."""
+def unknown_variables() -> Iterator[tuple[str, str | None]]:
+    """Variables of the environment that nothing reads, each with the setting's that may be meant, None where none is like it."""
     known = [PREFIX + name.upper() for name in Settings.model_fields]
     for variable in sorted(environment()):
-        if variable.startswith(PREFIX) and variable not in _NOT_SETTINGS and variable.partition("__")[0] not in known:
-            for nearest in get_close_matches(variable, known, n=1, cutoff=0.85):
-                yield variable, nearest
+        if variable.startswith(PREFIX) and variable not in OTHER_VARIABLES and variable.partition("__")[0] not in known:
+            yield variable, next(iter(get_close_matches(variable, known, n=1, cutoff=0.85)), None)
 
 
 @dataclass(frozen=True)
