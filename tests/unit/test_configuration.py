@@ -121,6 +121,16 @@ class TestLayers:
         ("", {"KINDS__REGEX": "maybe"}, "ANANKE_KINDS__REGEX=maybe: it should be a valid boolean, unable to interpret input"),
         ("", {"ENGINE_ARGS": "{nope"}, "ANANKE_ENGINE_ARGS: must be JSON"),
         ("", {"ENGINE_ARGS": '{"logits_processors": []}'}, "ANANKE_ENGINE_ARGS: logits_processors would break masking and cannot be set"),
+        ("performance: {max_num_seqs: true}", {}, "FILE: performance.max_num_seqs=True: it should be a valid integer, not a boolean"),
+        ("performance: {max_num_seqs: '12'}", {}, "FILE: performance.max_num_seqs=12: it should be a valid integer, not a string"),
+        ("performance: {max_num_seqs: 12.0}", {}, "FILE: performance.max_num_seqs=12.0: it should be a valid integer, not a number .*"),
+        ("model: {max_model_len: [1]}", {}, "FILE: model.max_model_len: it should be a valid integer, not a list"),
+        ("service: {http_port: '1'}", {}, "FILE: service.http_port=1: it should be a valid integer, not a string"),
+        ("container: {idle_timeout: true}", {}, "FILE: container.idle_timeout=True: it should be a valid number, not a boolean"),
+        ("logging: {log_content: 1}", {}, "FILE: logging.log_content=1: it should be true or false, not an integer"),
+        ("performance: {enforce_eager: 'yes'}", {}, "FILE: performance.enforce_eager=yes: it should be true or false, not a string"),
+        ("constraints: {limits: {bytes: true}}", {}, "FILE: constraints.limits.bytes=True: it should be a valid integer, not a boolean"),
+        ("constraints: {kinds: {regex: 0}}", {}, "FILE: constraints.kinds.regex=0: it should be true or false, not an integer"),
         ("preset: prod", {}, "FILE: preset=prod: it should be 'development' or 'production'"),
         ("gpu: {gpu_profile: h100}", {}, "FILE: gpu.gpu_profile=h100: it should be 'a100-40gb' or 'a100-80gb'"),
         ("model: {enable_lora: true}", {}, "FILE: model.enable_lora=True: LoRA adapters are not served: .*"),
@@ -168,6 +178,12 @@ def test_contradictions_are_none_once_either_side_gives_way(load: Load) -> None:
     assert load("preset: development", MAX_NUM_SEQS="10").concurrency == 10
     assert load("logging: {log_content: true}", LOG_LEVEL="DEBUG").log_content is True
     assert load("provenance: {provenance_log_content: true}", PROVENANCE_LOG="x").provenance_log_content is True
+
+
+def test_texts_of_the_environment_and_whole_numbers_for_fractions_are_taken(load: Load) -> None:
+    settings = load("container: {idle_timeout: 60, start_timeout: 7}", MAX_NUM_SEQS="12", LOG_CONTENT="1", LIMITS__BYTES="9")
+    assert (settings.idle_timeout, settings.start_timeout, settings.max_num_seqs, settings.log_content) == (60.0, 7.0, 12, True)
+    assert settings.limits.bytes == 9
 
 
 def test_a_named_file_must_be_there(tmp_path: Path) -> None:

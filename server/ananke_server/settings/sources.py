@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from contextvars import ContextVar
 from dataclasses import is_dataclass
 from pathlib import Path
-from typing import Any, get_args
+from types import UnionType
+from typing import Any, Union, get_args, get_origin, get_type_hints
 
 import yaml
 from pydantic_settings import BaseSettings, EnvSettingsSource, InitSettingsSource
@@ -26,6 +27,8 @@ CAN_BE_NONE = {"preset"} | {
     name for section in SECTIONS.values() for name, field in section.model_fields.items() if type(None) in get_args(field.annotation)
 }
 """Settings that have a meaning where they have no value, to which a stronger source can set them back."""
+_WANTED = {bool: "true or false", int: "a valid integer", float: "a valid number"}
+_GIVEN = {bool: "a boolean", int: "an integer", float: "a number with a fraction", str: "a string", list: "a list", dict: "a mapping"}
 NONE = ("none", "null")
 """How such a setting is set to no value in the environment; in a file YAML's own ``null`` does it too."""
 
@@ -133,14 +136,44 @@ def _by_key(content: Mapping[str, Any]) -> dict[str, Any]:
         for key, value in _mapping(settings, section).items():
             if key not in known:
                 raise ConfigError(_unknown(key, section))
-            nested = is_dataclass(known[key].annotation)
-            values[key] = (_given(_mapping(value, f"{section}.{key}")) or None) if nested else _told(key, value)
+            annotation, place = known[key].annotation, f"{section}.{key}"
+            if is_dataclass(annotation):
+                given = _given(_mapping(value, place))
+                types = get_type_hints(annotation)
+                for inner in types.keys() & given.keys():
+                    _require_type(types[inner], given[inner], f"{place}.{inner}")
+                values[key] = given or None
+            else:
+                values[key] = _told(key, value)
+                _require_type(annotation, values[key], place)
     return {key: value for key, value in values.items() if value is not None or key in CAN_BE_NONE}
 
 
 def _told(key: str, value: Any) -> Any:
     """A setting's value as its source has it, with the words for no value understood where the setting can have none."""
     return None if key in CAN_BE_NONE and isinstance(value, str) and value in NONE else value
+
+
+def _require_type(annotation: Any, value: Any, place: str) -> None:
+    """A file has types of its own, so that `true` is no number and `"12"` none either; the environment has texts alone.
+
+    Raises:
+        ConfigError: a truth or a number is wanted and something else is given.
+    """
+    wanted = next((kind for kind in _WANTED if annotation is kind or kind in _alternatives(annotation)), None)
+    # YAML writes a whole number as one where a fraction would do too.
+    if wanted is None or value is None or type(value) is wanted or (wanted is float and type(value) is int):
+        return
+    is_shown = isinstance(value, str | int | float)
+    raise ConfigError(place + (f"={str(value)[:60]}" if is_shown else "") + f": it should be {_WANTED[wanted]}, not {_named(value)}")
+
+
+def _alternatives(annotation: Any) -> tuple[Any, ...]:
+    return get_args(annotation) if get_origin(annotation) in (Union, UnionType) else ()
+
+
+def _named(value: Any) -> str:
+    return _GIVEN.get(type(value), type(value).__name__)
 
 
 def _unknown(name: str, section: str | None = None) -> str:
