@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from ananke_client.exchange import run
+from ananke_client.transport import run
 
 
 class BlockingBackground:

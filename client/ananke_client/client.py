@@ -10,7 +10,7 @@ from typing import Any, Self, TypeVar, overload
 
 from ananke_client.batch import DEFAULT_CONCURRENCY, Batch, BatchItem, Outcome, Progress
 from ananke_client.config import GenerationConfig
-from ananke_client.exchange import Exchange, run
+from ananke_client.exchange import Exchange
 from ananke_client.health import HealthStatus
 from ananke_client.model_info import ModelMetadata, ModelStatistics
 from ananke_client.report import ConstraintReport
@@ -25,6 +25,7 @@ from ananke_client.request import (
 from ananke_client.result import GenerationResult
 from ananke_client.schemas import SchemaLike, SchemaType
 from ananke_client.stream import GenerationStream
+from ananke_client.transport import run
 
 T = TypeVar("T")
 

@@ -15,10 +15,11 @@ from ananke_client.background import AsyncBackground
 from ananke_client.commands import ENGINE_MODEL
 from ananke_client.connection import TLSConfig, headers_of
 from ananke_client.errors import CancelledError
-from ananke_client.exchange import DEFAULT_TIMEOUT, Exchange, Responses
+from ananke_client.exchange import DEFAULT_TIMEOUT, Exchange
 from ananke_client.grpc_codec import CHANNEL_OPTIONS, credentials_of, error_of_call, metadata_of, target_of
 from ananke_client.grpc_transport import GrpcResponses, GrpcTransport
 from ananke_client.retry import RetryPolicy
+from ananke_client.transport import Responses
 
 
 class AsyncAnankeInferenceClient(AsyncInferenceClient):

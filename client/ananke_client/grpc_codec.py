@@ -24,10 +24,10 @@ from ananke_client.errors import (
     InvalidRequestError,
     from_wire,
 )
-from ananke_client.exchange import Question
 from ananke_client.model_info import ModelMetadata, ModelStatistics, StatisticsReply
 from ananke_client.request import GenerationRequest
 from ananke_client.response import Outputs, Scalar
+from ananke_client.transport import Question
 
 CHANNEL_OPTIONS: Final = (
     ("grpc.max_send_message_length", -1),

@@ -9,10 +9,10 @@ from tritonclient.grpc import service_pb2
 
 from ananke_client.commands import Verb
 from ananke_client.errors import AnankeError
-from ananke_client.exchange import GRACE, Question, Responses, T, Transport
 from ananke_client.grpc_codec import GrpcCodec, decode_stream, encode_command, encode_generation
 from ananke_client.request import GenerationRequest
 from ananke_client.response import Outputs
+from ananke_client.transport import GRACE, Question, Responses, T, Transport
 
 
 class GrpcTransport(Transport):

@@ -15,10 +15,11 @@ from ananke_client.client import InferenceClient
 from ananke_client.commands import ENGINE_MODEL
 from ananke_client.connection import TLSConfig, headers_of
 from ananke_client.errors import CancelledError, DeadlineExceededError
-from ananke_client.exchange import DEFAULT_TIMEOUT, Exchange, Question, Responses, T
+from ananke_client.exchange import DEFAULT_TIMEOUT, Exchange
 from ananke_client.http_codec import BodyDecoder, base_url_of, error_of_status, error_of_transport
 from ananke_client.http_transport import HEADERS, LIMITS, HttpResponses, HttpTransport, request_of
 from ananke_client.retry import RetryPolicy
+from ananke_client.transport import Question, Responses, T
 
 
 class AnankeInferenceHTTPClient(InferenceClient):

@@ -21,10 +21,10 @@ from ananke_client.errors import (
     InvalidRequestError,
     from_wire,
 )
-from ananke_client.exchange import Question
 from ananke_client.model_info import ModelMetadata, ModelStatistics, StatisticsReply
 from ananke_client.request import GenerationRequest
 from ananke_client.response import Outputs, Scalar
+from ananke_client.transport import Question
 
 Info = TypeVar("Info", bound=BaseModel)
 

@@ -10,7 +10,6 @@ import httpx
 
 from ananke_client.commands import Verb
 from ananke_client.connection import API_KEY_HEADER
-from ananke_client.exchange import GRACE, Question, Responses, T, Transport
 from ananke_client.http_codec import (
     BodyDecoder,
     EventDecoder,
@@ -23,6 +22,7 @@ from ananke_client.http_codec import (
 )
 from ananke_client.request import GenerationRequest
 from ananke_client.response import Outputs
+from ananke_client.transport import GRACE, Question, Responses, T, Transport
 
 CONNECT_TIMEOUT: Final = 10.0
 """Seconds that a connection may take to open."""

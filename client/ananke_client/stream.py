@@ -6,8 +6,9 @@ from collections.abc import AsyncIterator, Iterator
 from types import TracebackType
 from typing import Self
 
-from ananke_client.exchange import GenerationCall, run
+from ananke_client.generation_call import GenerationCall
 from ananke_client.result import GenerationResult
+from ananke_client.transport import run
 
 
 class _Stream:

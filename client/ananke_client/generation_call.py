@@ -1,0 +1,149 @@
+"""Generation calls: one generation over a transport, its failures tried again."""
+
+from __future__ import annotations
+
+import logging
+
+from ananke_client.commands import Commands
+from ananke_client.errors import (
+    AnankeError,
+    CancelledError,
+    DeadlineExceededError,
+    GenerationError,
+    OverloadedError,
+    RequestError,
+    RetryableError,
+)
+from ananke_client.lease import LeaseKeeper
+from ananke_client.request import GenerationRequest
+from ananke_client.response import ResponseAssembler
+from ananke_client.result import GenerationResult
+from ananke_client.retry import Attempts, RetryPolicy
+from ananke_client.transport import Responses, Transport
+
+_ENDED = (RequestError, GenerationError, OverloadedError)
+"""What the server says when it has ended a try; after any other error it may be at work on it."""
+
+_log = logging.getLogger("ananke_client")
+
+
+class GenerationCall:
+    """One generation: its tries, their responses, and at the end its result."""
+
+    def __init__(
+        self,
+        transport: Transport,
+        commands: Commands,
+        leases: LeaseKeeper,
+        model: str,
+        request: GenerationRequest,
+        policy: RetryPolicy,
+    ) -> None:
+        self.attempt_id: str | None = None
+        """The try that the server may be at work on."""
+        self._transport = transport
+        self._commands = commands
+        self._leases = leases
+        self._model = model
+        self._request = request
+        self._attempts = Attempts(policy, request.timeout)
+        self._assembler = ResponseAssembler(request)
+        self._responses: Responses | None = None
+        self._delivered = False
+        self._closed = False
+        self.result: GenerationResult | None = None
+
+    async def open(self) -> None:
+        """Sends the request, if that was not done."""
+        while self._responses is None and not self._closed:
+            try:
+                await self._send()
+            except BaseException as error:
+                await self._recover(error)
+
+    async def receive(self) -> str | None:
+        """The next piece of text, none of them empty; None at the end, and from then on."""
+        while not self._closed:
+            try:
+                if self._responses is None:
+                    await self._send()
+                if (delta := await self._next_delta()) is not None:
+                    self._delivered = self._request.stream
+                    return delta
+                self.result = self._assembler.result()
+                self.attempt_id = None
+                await self.close()
+            except BaseException as error:
+                await self._recover(error)
+        return None
+
+    async def close(self) -> None:
+        """Ends the call if it has not ended, here and on the server. Raises: never."""
+        await self._commands.try_all("cancel", await self.leave())
+
+    async def _close_beside(self) -> None:
+        """Ends the call here at once, and on the server beside it: who has waited for the whole timeout waits no more."""
+        if names := await self.leave():
+            self._transport.spawn(lambda: self._commands.try_all("cancel", names))
+
+    async def leave(self) -> list[str]:
+        """Ends the call on this side; returns the attempt id that the server may be at work on, if there is one. Raises: never."""
+        self._closed = True
+        return await self._leave_attempt()
+
+    def __del__(self) -> None:
+        if self.attempt_id is not None:
+            self._leases.drop(self.attempt_id)
+
+    async def _leave_attempt(self) -> list[str]:
+        attempt_id, self.attempt_id = self.attempt_id, None
+        if self._responses is not None:
+            await self._responses.close()
+        return [] if attempt_id is None else [attempt_id]
+
+    async def _send(self) -> None:
+        attempt = self._request.attempt(self._attempts.remaining())
+        self.attempt_id = attempt.attempt_id
+        if attempt.stream:
+            self._leases.keep(self)
+        self._responses = await self._transport.open(attempt, self._model)
+        if self._closed:
+            await self.close()
+            raise CancelledError("the call was closed")
+
+    async def _next_delta(self) -> str | None:
+        responses = self._responses
+        assert responses is not None
+        try:
+            while (outputs := await responses.receive()) is not None:
+                if delta := self._assembler.add(outputs):
+                    return delta
+        except RetryableError:
+            # A connection that breaks behind the final response takes nothing away.
+            if not self._assembler.complete:
+                raise
+        return None
+
+    async def _recover(self, error: BaseException) -> None:
+        """Makes ready for another try, or raises the error."""
+        if isinstance(error, _ENDED):
+            self.attempt_id = None
+        if self._closed and isinstance(error, AnankeError):
+            raise CancelledError("the call was closed") from error
+        if isinstance(error, DeadlineExceededError):
+            await self._close_beside()
+        if self._delivered or not isinstance(error, AnankeError):
+            if isinstance(error, RetryableError):
+                error.add_note("not tried again, since text was delivered")
+            await self.close()
+            raise error
+        try:
+            wait = self._attempts.wait_after(error)
+            await self._commands.try_all("cancel", await self._leave_attempt())
+            _log.info("request %s failed with %s; again in %.2f s", self._request.request_id, error.code, wait)
+            await self._transport.pause(wait)
+        except BaseException:
+            await self.close()
+            raise
+        self._assembler = ResponseAssembler(self._request)
+        self._responses = None
