@@ -84,8 +84,7 @@ class Exchange:
         call = self.start(prompt, constraint, config, stream=False, timeout=timeout, request_id=request_id)
         while await call.receive() is not None:
             pass
-        if call.result is None:
-            raise CancelledError("the client was closed")
+        assert call.result is not None
         return call.result
 
     async def outcome(self, item: BatchItem, timeout: float | None) -> Outcome:
@@ -143,7 +142,7 @@ class Exchange:
         with self._lock:
             self._closed = True
             calls = list(self._calls)
-        names = [name for call in calls for name in await call.leave()]
+        names = [name for call in calls for name in await call.leave("the client")]
         await self._commands.try_all("cancel", names + self._leases.take_dropped())
         await self._transport.close()
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from ananke_client.commands import Commands
 from ananke_client.errors import (
@@ -50,45 +52,79 @@ class GenerationCall:
         self._assembler = ResponseAssembler(request)
         self._responses: Responses | None = None
         self._delivered = False
-        self._closed = False
+        self._closed: str | None = None
+        self._told = False
         self.result: GenerationResult | None = None
 
     async def open(self) -> None:
-        """Sends the request, if that was not done."""
-        while self._responses is None and not self._closed:
-            try:
-                await self._send()
-            except BaseException as error:
-                await self._recover(error)
+        """Sends the request, if that was not done.
+
+        Raises:
+            CancelledError: the call was closed before.
+        """
+        if self._told:
+            return
+        with self._telling():
+            while self._responses is None:
+                self._check_open()
+                try:
+                    await self._send()
+                except BaseException as error:
+                    await self._recover(error)
 
     async def receive(self) -> str | None:
-        """The next piece of text, none of them empty; None at the end, and from then on."""
-        while not self._closed:
-            try:
-                if self._responses is None:
-                    await self._send()
-                if (delta := await self._next_delta()) is not None:
-                    self._delivered = self._request.stream
-                    return delta
-                self.result = self._assembler.result()
-                self.attempt_id = None
-                await self.close()
-            except BaseException as error:
-                await self._recover(error)
+        """The next piece of text, none of them empty; None behind the result, or behind an error that was raised.
+
+        Raises:
+            CancelledError: the call was closed before its result had come.
+        """
+        if self._told:
+            return None
+        with self._telling():
+            while self.result is None:
+                self._check_open()
+                try:
+                    if self._responses is None:
+                        await self._send()
+                    if (delta := await self._next_delta()) is not None:
+                        self._delivered = self._request.stream
+                        return delta
+                    self.result = self._assembler.result()
+                    self.attempt_id = None
+                    await self.close()
+                except BaseException as error:
+                    await self._recover(error)
         return None
+
+    @contextmanager
+    def _telling(self) -> Iterator[None]:
+        """Notes that an error was raised: it is raised once."""
+        try:
+            yield
+        except BaseException:
+            self._told = True
+            raise
+
+    def _check_open(self) -> None:
+        if self._closed is not None and not self._assembler.complete:
+            raise CancelledError(f"{self._closed} was closed")
 
     async def close(self) -> None:
         """Ends the call if it has not ended, here and on the server. Raises: never."""
-        await self._commands.try_all("cancel", await self.leave())
+        await self._commands.try_all("cancel", await self.leave("the call"))
 
     async def _close_beside(self) -> None:
         """Ends the call here at once, and on the server beside it: who has waited for the whole timeout waits no more."""
-        if names := await self.leave():
+        if names := await self.leave("the call"):
             self._transport.spawn(lambda: self._commands.try_all("cancel", names))
 
-    async def leave(self) -> list[str]:
-        """Ends the call on this side; returns the attempt id that the server may be at work on, if there is one. Raises: never."""
-        self._closed = True
+    async def leave(self, closed: str) -> list[str]:
+        """Ends the call on this side; returns the attempt id that the server may be at work on, if there is one. Raises: never.
+
+        Args:
+            closed: what was closed, the call or its client, for who waits for its responses.
+        """
+        self._closed = self._closed or closed
         return await self._leave_attempt()
 
     def __del__(self) -> None:
@@ -107,9 +143,9 @@ class GenerationCall:
         if attempt.stream:
             self._leases.keep(self)
         self._responses = await self._transport.open(attempt, self._model)
-        if self._closed:
+        if self._closed is not None:
             await self.close()
-            raise CancelledError("the call was closed")
+            self._check_open()
 
     async def _next_delta(self) -> str | None:
         responses = self._responses
@@ -118,8 +154,8 @@ class GenerationCall:
             while (outputs := await responses.receive()) is not None:
                 if delta := self._assembler.add(outputs):
                     return delta
-        except RetryableError:
-            # A connection that breaks behind the final response takes nothing away.
+        except (RetryableError, DeadlineExceededError, CancelledError):
+            # A call that breaks, ends late or is closed behind the final response takes nothing away.
             if not self._assembler.complete:
                 raise
         return None
@@ -128,8 +164,8 @@ class GenerationCall:
         """Makes ready for another try, or raises the error."""
         if isinstance(error, _ENDED):
             self.attempt_id = None
-        if self._closed and isinstance(error, AnankeError):
-            raise CancelledError("the call was closed") from error
+        if self._closed is not None and isinstance(error, AnankeError):
+            raise CancelledError(f"{self._closed} was closed") from error
         if isinstance(error, DeadlineExceededError):
             await self._close_beside()
         if self._delivered or not isinstance(error, AnankeError):

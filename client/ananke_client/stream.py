@@ -34,6 +34,7 @@ class GenerationStream(_Stream, Iterator[str]):
 
     Raises:
         AnankeError: by iteration, as ``generate`` does; the stream is closed then.
+        CancelledError: by iteration, once, where the stream or its client was closed before the result had come.
     """
 
     def __next__(self) -> str:
@@ -57,6 +58,7 @@ class AsyncGenerationStream(_Stream, AsyncIterator[str]):
 
     Raises:
         AnankeError: by iteration, or on entering the block; the stream is closed then.
+        CancelledError: by either, as ``GenerationStream``.
     """
 
     async def __anext__(self) -> str:

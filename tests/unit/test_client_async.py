@@ -119,6 +119,19 @@ def test_closing_the_client_ends_the_calls_of_other_tasks(make, script):
     assert time.monotonic() - begun < 5
 
 
+def test_a_stream_whose_client_was_closed_before_it_began_says_so(make):
+    async def main():
+        client = make()
+        iterated, entered = client.generate_stream("words 2"), client.generate_stream("words 2")
+        await client.close()
+        with pytest.raises(CancelledError, match="the client was closed"):
+            _ = [text async for text in iterated]
+        with pytest.raises(CancelledError, match="the client was closed"):
+            await entered.__aenter__()
+
+    asyncio.run(main())
+
+
 def test_a_client_may_be_made_before_its_loop(make, script):
     client = make()
 

@@ -116,6 +116,14 @@ def test_the_deadline_holds_without_the_server(client, prompt, monkeypatch):
     assert 0.4 < time.monotonic() - begun < 3
 
 
+def test_a_call_whose_end_is_late_keeps_its_result(client, script, monkeypatch):
+    for module in ("grpc_transport", "http_transport"):
+        monkeypatch.setattr(f"ananke_client.{module}.GRACE", 0.1)
+    stream = client.generate_stream("linger", timeout=1)
+    assert list(stream) == script.words("linger")
+    assert stream.result.text == "".join(script.words("linger"))
+
+
 def test_closing_the_client_ends_its_streams(client):
     stream = client.generate_stream("hang")
     assert next(stream) == "one "

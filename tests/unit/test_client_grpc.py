@@ -238,6 +238,8 @@ def test_early_close_cancels(client, servicer):
         assert next(stream) == "a"
         assert not servicer.ended.is_set()
     assert servicer.ended.wait(10)
+    with pytest.raises(CancelledError, match="closed"):
+        next(stream)
     assert list(stream) == []
 
 

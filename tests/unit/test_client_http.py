@@ -135,6 +135,8 @@ def test_stream_closed_early(answering):
     assert not chunks.closed
     stream.close()
     assert (chunks.closed, chunks.read) == (True, 1)
+    with pytest.raises(CancelledError, match="closed"):
+        next(stream)
     assert list(stream) == []
     with pytest.raises(RuntimeError, match="no result"):
         _ = stream.result

@@ -1,7 +1,8 @@
 """A server in this process that speaks as Triton does over both transports, and does what the prompt says.
 
 ``words N``: N words, one a response when streaming. ``hang``: one word, then nothing. ``silent``: nothing at all. ``fail CODE K``:
-an error of that code for the first K tries, then as ``words 3``. ``late CODE``: one word, then the error.
+an error of that code for the first K tries, then as ``words 3``. ``late CODE``: one word, then the error. ``linger``: all of
+``words 3``, but no end of the call.
 """
 
 from __future__ import annotations
@@ -95,6 +96,8 @@ class Script:
             "num_output_tokens": len(words),
             "constraint_report": REPORT,
         }
+        if verb == "linger":
+            self.released.wait(30)
 
 
 class _Service(service_pb2_grpc.GRPCInferenceServiceServicer):
