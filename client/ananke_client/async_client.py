@@ -172,7 +172,7 @@ class AsyncInferenceClient:
         return await self._exchange.cancel(request_id, timeout)
 
     async def health_check(self) -> HealthStatus:
-        """The server's state, within a few seconds. Raises: never; an unreachable server is not live, and ``error`` says why."""
+        """The server's state, within 5 s. Raises: never; an unreachable server is not live, and ``error`` says why."""
         return await self._exchange.health_check()
 
     async def model_metadata(self, model_name: str | None = None, *, timeout: float | None = None) -> ModelMetadata:

@@ -3,22 +3,51 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
-import time
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from ananke_client.transport import run
+from ananke_client.deadline import Deadline
+from ananke_client.transport import Pause, run
 
 
 class BlockingBackground:
     """Work in threads, which do not keep the process alive."""
 
-    def spawn(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        threading.Thread(target=lambda: run(work()), name="ananke-beside", daemon=True).start()
+    def __init__(self) -> None:
+        self._work: set[threading.Thread] = set()
 
-    async def pause(self, seconds: float) -> None:
-        time.sleep(seconds)
+    def spawn(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        def all_of_it() -> None:
+            try:
+                run(work())
+            finally:
+                self._work.discard(thread)
+
+        thread = threading.Thread(target=all_of_it, name="ananke-beside", daemon=True)
+        self._work.add(thread)
+        thread.start()
+
+    def pause(self) -> Pause:
+        return _BlockingPause()
+
+    def finish_work(self, patience: float) -> None:
+        """Waits until what was begun has ended, for so many seconds at most."""
+        deadline = Deadline(patience)
+        for thread in list(self._work):
+            thread.join(max(0.0, deadline.left()))
+
+
+class _BlockingPause(Pause):
+    def __init__(self) -> None:
+        self._ended = threading.Event()
+
+    async def wait(self, seconds: float) -> None:
+        self._ended.wait(seconds)
+
+    def end(self) -> None:
+        self._ended.set()
 
 
 class AsyncBackground:
@@ -32,10 +61,25 @@ class AsyncBackground:
         self._work.add(task)
         task.add_done_callback(self._work.discard)
 
-    async def pause(self, seconds: float) -> None:
-        await asyncio.sleep(seconds)
+    def pause(self) -> Pause:
+        return _AsyncPause()
 
-    def cancel_work(self) -> None:
-        """End what has not ended."""
-        for task in list(self._work):
-            task.cancel()
+    async def finish_work(self, patience: float) -> None:
+        """Waits until what was begun has ended, for so many seconds at most, and cancels the rest."""
+        if self._work:
+            _, late = await asyncio.wait(self._work, timeout=patience)
+            for task in late:
+                task.cancel()
+
+
+class _AsyncPause(Pause):
+    def __init__(self) -> None:
+        self._ended = asyncio.Event()
+
+    async def wait(self, seconds: float) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._ended.wait()
+
+    def end(self) -> None:
+        self._ended.set()

@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import Any, Self, TypeVar, overload
 
 from ananke_client.batch import DEFAULT_CONCURRENCY, Batch, BatchItem, Outcome, Progress
+from ananke_client.call_group import CallGroup
 from ananke_client.config import GenerationConfig
 from ananke_client.exchange import Exchange
 from ananke_client.health import HealthStatus
@@ -179,17 +180,20 @@ class InferenceClient:
         Raises:
             InvalidRequestError: ``prompts`` is one text, or ``concurrency`` no positive whole number.
             ModuleNotFoundError: ``tqdm`` is not installed.
+            BaseException: an interruption, or what ``progress`` raised; what is under way is cancelled, on the server too.
         """
         with (
             Batch(prompts, constraint, config, concurrency=concurrency, progress=progress, tqdm=tqdm) as batch,
             ThreadPoolExecutor(batch.workers, "ananke-batch") as pool,
         ):
-            futures = {pool.submit(self._outcome, item, timeout): index for index, item in batch}
+            calls = CallGroup("the batch")
             try:
+                futures = {pool.submit(self._outcome, item, timeout, calls): index for index, item in batch}
                 for future in as_completed(futures):
                     batch.record(futures[future], future.result())
             except BaseException:
                 pool.shutdown(wait=False, cancel_futures=True)
+                run(self._exchange.end(calls))
                 raise
             return batch.outcomes
 
@@ -216,7 +220,7 @@ class InferenceClient:
         return run(self._exchange.cancel(request_id, timeout))
 
     def health_check(self) -> HealthStatus:
-        """The server's state, within a few seconds. Raises: never; an unreachable server is not live, and ``error`` says why."""
+        """The server's state, within 5 s. Raises: never; an unreachable server is not live, and ``error`` says why."""
         return run(self._exchange.health_check())
 
     def model_metadata(self, model_name: str | None = None, *, timeout: float | None = None) -> ModelMetadata:
@@ -242,5 +246,5 @@ class InferenceClient:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
 
-    def _outcome(self, item: BatchItem, timeout: float | None) -> Outcome:
-        return run(self._exchange.outcome(item, timeout))
+    def _outcome(self, item: BatchItem, timeout: float | None, calls: CallGroup) -> Outcome:
+        return run(self._exchange.outcome(item, timeout, calls))

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import threading
 import uuid
-import weakref
 
 from ananke_client.batch import BatchItem, Outcome
-from ananke_client.commands import Commands
+from ananke_client.call_group import CallGroup
+from ananke_client.commands import PATIENCE, Commands
 from ananke_client.config import GenerationConfig
-from ananke_client.errors import AnankeError, CancelledError, DeadlineExceededError, EngineUnavailableError
+from ananke_client.deadline import Deadline
+from ananke_client.errors import AnankeError, DeadlineExceededError, EngineUnavailableError
 from ananke_client.generation_call import GenerationCall
 from ananke_client.health import HealthStatus
 from ananke_client.lease import LeaseKeeper
@@ -25,7 +25,7 @@ DEFAULT_TIMEOUT = 600.0
 """Seconds that a generation may take."""
 
 PROBE_TIMEOUT = 5.0
-"""Seconds that one question about health, metadata or statistics may take."""
+"""Seconds that a question about metadata or statistics may take, and all those about health together."""
 
 
 class Exchange:
@@ -46,9 +46,8 @@ class Exchange:
         self._timeout = check_timeout(timeout)
         self._retry = retry or RetryPolicy()
         self._client_id = uuid.uuid4().hex
-        self._calls: weakref.WeakSet[GenerationCall] = weakref.WeakSet()
-        self._lock = threading.Lock()
-        self._closed = False
+        self._pause = transport.pause()
+        self._calls = CallGroup("the client")
 
     def start(
         self,
@@ -59,16 +58,17 @@ class Exchange:
         stream: bool,
         timeout: float | None,
         request_id: str | None,
+        group: CallGroup | None = None,
     ) -> GenerationCall:
-        """A generation that is ready to be sent."""
+        """A generation that is ready to be sent; it ends with the client, and with a group."""
         timeout = self._timeout if timeout is None else timeout
         request = GenerationRequest.of(
             prompt, constraint, config, stream=stream, timeout=timeout, request_id=request_id, client_id=self._client_id
         )
         call = GenerationCall(self._transport, self._commands, self._leases, self._model, request, self._retry)
-        with self._lock:
-            self._check_open()
-            self._calls.add(call)
+        self._calls.add(call)
+        if group is not None:
+            group.add(call)
         return call
 
     async def generate(
@@ -79,20 +79,27 @@ class Exchange:
         *,
         timeout: float | None,
         request_id: str | None,
+        group: CallGroup | None = None,
     ) -> GenerationResult:
         """A whole generation."""
-        call = self.start(prompt, constraint, config, stream=False, timeout=timeout, request_id=request_id)
+        call = self.start(prompt, constraint, config, stream=False, timeout=timeout, request_id=request_id, group=group)
         while await call.receive() is not None:
             pass
         assert call.result is not None
         return call.result
 
-    async def outcome(self, item: BatchItem, timeout: float | None) -> Outcome:
+    async def outcome(self, item: BatchItem, timeout: float | None, group: CallGroup | None = None) -> Outcome:
         """What becomes of one item of a batch. Raises: never, but for an interruption."""
         try:
-            return await self.generate(item.prompt, item.constraint, item.config, timeout=timeout, request_id=item.request_id)
+            return await self.generate(
+                item.prompt, item.constraint, item.config, timeout=timeout, request_id=item.request_id, group=group
+            )
         except Exception as error:
             return error
+
+    async def end(self, group: CallGroup) -> None:
+        """Ends a group's calls, here and on the server. Raises: never."""
+        await self._commands.try_all("cancel", await group.leave())
 
     async def validate(self, constraint: ConstraintLike, timeout: float | None) -> ConstraintReport:
         """The server's report on a constraint."""
@@ -105,7 +112,7 @@ class Exchange:
     async def cancel(self, request_id: str, timeout: float | None) -> bool:
         """Cancels the generations of a request id; whether there was one under way."""
         name = check_request_id(request_id)
-        self._check_open()
+        self._calls.check_open()
         return await self._commands.give("cancel", [name], check_timeout(PROBE_TIMEOUT if timeout is None else timeout))
 
     async def model_metadata(self, model: str | None, timeout: float | None) -> ModelMetadata:
@@ -119,36 +126,35 @@ class Exchange:
         return await self._ask(question, PROBE_TIMEOUT if timeout is None else timeout)
 
     async def health_check(self) -> HealthStatus:
-        """The server's state, asked once."""
-        codec = self._transport.codec
+        """The server's state, asked once, with one deadline for all its questions."""
+        codec, deadline = self._transport.codec, Deadline(PROBE_TIMEOUT)
         live = loaded = False
         models: dict[str, bool] = {}
         version = None
         try:
-            self._check_open()
-            live = await self._holds(codec.server_live())
-            loaded = await self._holds(codec.server_ready())
+            self._calls.check_open()
+            live = await self._holds(codec.server_live(), deadline)
+            loaded = await self._holds(codec.server_ready(), deadline)
             for name in (self._model, self._validate_model):
-                models[name] = await self._holds(codec.model_ready(name))
-            version = await self._transport.ask(codec.server_version(), PROBE_TIMEOUT)
-            status = await self._commands.status(PROBE_TIMEOUT) if loaded else None
+                models[name] = await self._holds(codec.model_ready(name), deadline)
+            version = await self._transport.ask(codec.server_version(), deadline.remaining())
+            status = await self._commands.status(deadline.remaining()) if loaded else None
             ready = status is not None and status.ready and all(models.values())
             return HealthStatus(live=live, ready=ready, models=models, server_version=version, status=status)
         except Exception as error:
             return HealthStatus(live=live, models=models, server_version=version, error=str(error) or repr(error))
 
     async def close(self) -> None:
-        """Ends every call in flight, here and on the server, and closes the connections."""
-        with self._lock:
-            self._closed = True
-            calls = list(self._calls)
-        names = [name for call in calls for name in await call.leave("the client")]
-        await self._commands.try_all("cancel", names + self._leases.take_dropped())
-        await self._transport.close()
+        """Ends every call in flight, here and on the server, and closes the connections. Raises: never."""
+        deadline = Deadline(PATIENCE)
+        names = await self._calls.leave() + await self._leases.close()
+        self._pause.end()
+        await self._commands.try_all("cancel", names)
+        await self._transport.close(max(0.0, deadline.left()))
 
-    async def _holds(self, question: Question[bool]) -> bool:
+    async def _holds(self, question: Question[bool], deadline: Deadline) -> bool:
         try:
-            return await self._transport.ask(question, PROBE_TIMEOUT)
+            return await self._transport.ask(question, deadline.remaining())
         except (EngineUnavailableError, DeadlineExceededError):
             raise
         except AnankeError:
@@ -158,13 +164,9 @@ class Exchange:
         """The answer to a question that changes nothing, tried again where that may help."""
         attempts = Attempts(self._retry, check_timeout(timeout))
         while True:
-            self._check_open()
+            self._calls.check_open()
             try:
                 return await self._transport.ask(question, attempts.remaining())
             except AnankeError as error:
                 wait = attempts.wait_after(error)
-            await self._transport.pause(wait)
-
-    def _check_open(self) -> None:
-        if self._closed:
-            raise CancelledError("the client is closed")
+            await self._pause.wait(wait)

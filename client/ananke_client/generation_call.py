@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from ananke_client.commands import Commands
+from ananke_client.commands import PATIENCE, Commands
 from ananke_client.errors import (
     AnankeError,
     CancelledError,
@@ -50,6 +51,7 @@ class GenerationCall:
         self._request = request
         self._attempts = Attempts(policy, request.timeout)
         self._assembler = ResponseAssembler(request)
+        self._pause = transport.pause()
         self._responses: Responses | None = None
         self._delivered = False
         self._closed: str | None = None
@@ -114,7 +116,7 @@ class GenerationCall:
         await self._commands.try_all("cancel", await self.leave("the call"))
 
     async def _close_beside(self) -> None:
-        """Ends the call here at once, and on the server beside it: who has waited for the whole timeout waits no more."""
+        """Ends the call here at once, and on the server beside it."""
         if names := await self.leave("the call"):
             self._transport.spawn(lambda: self._commands.try_all("cancel", names))
 
@@ -125,16 +127,19 @@ class GenerationCall:
             closed: what was closed, the call or its client, for who waits for its responses.
         """
         self._closed = self._closed or closed
+        self._pause.end()
         return await self._leave_attempt()
 
     def __del__(self) -> None:
         if self.attempt_id is not None:
-            self._leases.drop(self.attempt_id)
+            self._leases.drop(self.attempt_id, self._responses)
 
     async def _leave_attempt(self) -> list[str]:
         attempt_id, self.attempt_id = self.attempt_id, None
         if self._responses is not None:
             await self._responses.close()
+        elif attempt_id is not None:
+            self._transport.abandon(attempt_id)
         return [] if attempt_id is None else [attempt_id]
 
     async def _send(self) -> None:
@@ -166,20 +171,25 @@ class GenerationCall:
             self.attempt_id = None
         if self._closed is not None and isinstance(error, AnankeError):
             raise CancelledError(f"{self._closed} was closed") from error
-        if isinstance(error, DeadlineExceededError):
-            await self._close_beside()
         if self._delivered or not isinstance(error, AnankeError):
             if isinstance(error, RetryableError):
                 error.add_note("not tried again, since text was delivered")
-            await self.close()
+            await self._end(error)
             raise error
         try:
             wait = self._attempts.wait_after(error)
-            await self._commands.try_all("cancel", await self._leave_attempt())
+            await self._commands.try_all("cancel", await self._leave_attempt(), patience=min(PATIENCE, self._attempts.left()))
             _log.info("request %s failed with %s; again in %.2f s", self._request.request_id, error.code, wait)
-            await self._transport.pause(wait)
-        except BaseException:
-            await self.close()
+            await self._pause.wait(wait)
+        except BaseException as end:
+            await self._end(end)
             raise
         self._assembler = ResponseAssembler(self._request)
         self._responses = None
+
+    async def _end(self, error: BaseException) -> None:
+        """Closes the call; who has waited for the whole timeout, or whose task is cancelled, does not wait for the server too."""
+        if isinstance(error, (DeadlineExceededError, asyncio.CancelledError)) or self._attempts.left() <= 0:
+            await self._close_beside()
+        else:
+            await self.close()

@@ -83,8 +83,8 @@ class _AsyncTransport(AsyncBackground, GrpcTransport):
         except asyncio.CancelledError as error:
             raise _meaning_of(error) from error
 
-    async def close(self) -> None:
-        self.cancel_work()
+    async def close(self, patience: float) -> None:
+        await self.finish_work(patience)
         if self._channel is not None:
             await self._channel.close()
 

@@ -59,6 +59,7 @@ class AnankeInferenceClient(InferenceClient):
 
 class _BlockingTransport(BlockingBackground, GrpcTransport):
     def __init__(self, target: str, tls: TLSConfig | None, headers: dict[str, str]) -> None:
+        super().__init__()
         # Triton's own client object allows one stream at a time; a channel carries any number.
         if tls is None:
             self._channel = grpc.insecure_channel(target, options=CHANNEL_OPTIONS)
@@ -81,7 +82,8 @@ class _BlockingTransport(BlockingBackground, GrpcTransport):
         except ValueError as error:
             raise CancelledError(f"the client is closed: {error}") from error
 
-    async def close(self) -> None:
+    async def close(self, patience: float) -> None:
+        self.finish_work(patience)
         self._channel.close()
 
 

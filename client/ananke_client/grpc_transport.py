@@ -23,6 +23,9 @@ class GrpcTransport(Transport):
     async def open(self, request: GenerationRequest, model: str) -> Responses:
         return self._stream(encode_generation(request, model), request.timeout + GRACE)
 
+    def abandon(self, attempt_id: str) -> None:
+        pass  # to open a call waits for nothing
+
     async def command(self, model: str, verb: Verb, value: str | bool, timeout: float) -> Outputs:
         # A stream, as Triton refuses ModelInfer on decoupled models.
         responses = self._stream(encode_command(model, {verb: value}), timeout)

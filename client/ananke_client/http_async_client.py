@@ -16,6 +16,7 @@ from ananke_client.errors import CancelledError, DeadlineExceededError
 from ananke_client.exchange import DEFAULT_TIMEOUT, Exchange
 from ananke_client.http_codec import BodyDecoder, base_url_of, error_of_status, error_of_transport
 from ananke_client.http_transport import HEADERS, LIMITS, HttpResponses, HttpTransport, request_of
+from ananke_client.proxies import proxy_of
 from ananke_client.retry import RetryPolicy
 from ananke_client.transport import Question, Responses, T
 
@@ -43,12 +44,12 @@ class AsyncAnankeInferenceHTTPClient(AsyncInferenceClient):
         headers: Mapping[str, str] | None = None,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
+        base = base_url_of(url, tls)
+        verify = True if tls is None else tls.context()
         http = httpx.AsyncClient(
-            base_url=base_url_of(url, tls),
+            base_url=base,
             headers=HEADERS | headers_of(api_key, headers),
-            limits=LIMITS,
-            verify=True if tls is None else tls.context(),
-            transport=transport,
+            transport=transport or httpx.AsyncHTTPTransport(verify=verify, limits=LIMITS, proxy=proxy_of(base)),
         )
         asynchronous = _AsyncTransport(http)
         models = {"model": model_name, "validate_model": validate_model_name, "engine_model": engine_model_name}
@@ -60,12 +61,15 @@ class _AsyncTransport(AsyncBackground, HttpTransport):
         super().__init__()
         self._http = http
 
-    async def _start(self, question: Question[str], timeout: float, decoder: BodyDecoder) -> Responses:
+    async def _start(self, question: Question[str], timeout: float, decoder: BodyDecoder, attempt_id: str) -> Responses:
         deadline = time.monotonic() + timeout
         response = await self._send(question, timeout)
         if not response.is_success:
             raise error_of_status(response.status_code, await _read(response, deadline - time.monotonic()))
         return _AsyncResponses(response, decoder, deadline)
+
+    def abandon(self, attempt_id: str) -> None:
+        pass  # who waits for a head is a task, which is cancelled, or ends with the connections
 
     async def _fetch(self, question: Question[T], timeout: float) -> tuple[int, str]:
         deadline = time.monotonic() + timeout
@@ -83,8 +87,8 @@ class _AsyncTransport(AsyncBackground, HttpTransport):
         except _BROKEN as error:
             raise error_of_transport(error) from error
 
-    async def close(self) -> None:
-        self.cancel_work()
+    async def close(self, patience: float) -> None:
+        await self.finish_work(patience)
         await self._http.aclose()
 
 

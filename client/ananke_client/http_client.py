@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
-import socket
 import threading
-import time
+import weakref
 from collections.abc import Mapping
 
 import httpx
@@ -14,12 +12,15 @@ from ananke_client.background import BlockingBackground
 from ananke_client.client import InferenceClient
 from ananke_client.commands import ENGINE_MODEL
 from ananke_client.connection import TLSConfig, headers_of
-from ananke_client.errors import CancelledError, DeadlineExceededError
+from ananke_client.errors import AnankeError, CancelledError
 from ananke_client.exchange import DEFAULT_TIMEOUT, Exchange
 from ananke_client.http_codec import BodyDecoder, base_url_of, error_of_status, error_of_transport
 from ananke_client.http_transport import HEADERS, LIMITS, HttpResponses, HttpTransport, request_of
+from ananke_client.proxies import proxy_of
 from ananke_client.retry import RetryPolicy
+from ananke_client.socket_transport import SocketTransport
 from ananke_client.transport import Question, Responses, T
+from ananke_client.wait import Wait
 
 
 class AnankeInferenceHTTPClient(InferenceClient):
@@ -35,7 +36,8 @@ class AnankeInferenceHTTPClient(InferenceClient):
         tls: whom to trust over https, and who the client is; None trusts the usual authorities.
         api_key: sent as the header ``x-api-key``; None takes ANANKE_API_KEY, if that is set.
         headers: further headers of every request.
-        transport: what carries the requests, for a socket of one's own or a test; None takes httpx's.
+        transport: what carries the requests, for a socket of one's own or a test; None takes sockets, and for a
+            server elsewhere the environment's proxies.
 
     Raises:
         InvalidRequestError: the URL does not go with ``tls``, a file of it cannot be read, a header cannot travel, or the timeout is
@@ -56,107 +58,115 @@ class AnankeInferenceHTTPClient(InferenceClient):
         headers: Mapping[str, str] | None = None,
         transport: httpx.BaseTransport | None = None,
     ) -> None:
+        base = base_url_of(url, tls)
+        context = httpx.create_ssl_context() if tls is None else tls.context()
         http = httpx.Client(
-            base_url=base_url_of(url, tls),
+            base_url=base,
             headers=HEADERS | headers_of(api_key, headers),
-            limits=LIMITS,
-            verify=True if tls is None else tls.context(),
-            transport=transport,
+            transport=transport or SocketTransport(context, proxy_of(base), LIMITS),
         )
-        blocking = _BlockingTransport(http)
         models = {"model": model_name, "validate_model": validate_model_name, "engine_model": engine_model_name}
-        super().__init__(Exchange(blocking, **models, timeout=timeout, retry=retry))
+        super().__init__(Exchange(_BlockingTransport(http), **models, timeout=timeout, retry=retry))
 
 
 class _BlockingTransport(BlockingBackground, HttpTransport):
     def __init__(self, http: httpx.Client) -> None:
+        super().__init__()
         self._http = http
+        self._waits: weakref.WeakSet[Wait] = weakref.WeakSet()
+        self._opening: dict[str, Wait] = {}
+        self._lock = threading.Lock()
+        self._closed = False
 
-    async def _start(self, question: Question[str], timeout: float, decoder: BodyDecoder) -> Responses:
-        deadline = time.monotonic() + timeout
-        response = self._send(question, timeout)
-        if not response.is_success:
-            raise error_of_status(response.status_code, _read(response))
-        return _BlockingResponses(response, decoder, deadline - time.monotonic())
+    async def _start(self, question: Question[str], timeout: float, decoder: BodyDecoder, attempt_id: str) -> Responses:
+        wait = self._opening[attempt_id] = self._wait(timeout)
+        try:
+            response = self._send(question, wait)
+            if not response.is_success:
+                raise error_of_status(response.status_code, _read(response, wait))
+        finally:
+            del self._opening[attempt_id]
+        return _BlockingResponses(response, decoder, wait)
+
+    def abandon(self, attempt_id: str) -> None:
+        if (wait := self._opening.get(attempt_id)) is not None:
+            wait.cut()
 
     async def _fetch(self, question: Question[T], timeout: float) -> tuple[int, str]:
-        response = self._send(question, timeout)
-        return response.status_code, _read(response)
+        wait = self._wait(timeout)
+        response = self._send(question, wait)
+        return response.status_code, _read(response, wait)
 
-    def _send(self, question: Question[T], timeout: float) -> httpx.Response:
-        if self._http.is_closed:
-            raise CancelledError("the client is closed")
+    def _wait(self, timeout: float) -> Wait:
+        wait = Wait(timeout)
+        with self._lock:
+            if self._closed:
+                raise CancelledError("the client is closed")
+            self._waits.add(wait)
+        return wait
+
+    def _send(self, question: Question[T], wait: Wait) -> httpx.Response:
+        response = None
         try:
-            return self._http.send(request_of(self._http, question, timeout), stream=True)
+            with wait:
+                response = self._http.send(request_of(self._http, question, wait.remaining()), stream=True)
+            return response
         except httpx.TransportError as error:
-            raise error_of_transport(error) from error
+            raise wait.meaning(error_of_transport(error)) from error
+        except CancelledError:
+            if response is not None:
+                response.close()
+            raise
 
-    async def close(self) -> None:
+    async def close(self, patience: float) -> None:
+        self.finish_work(patience)
+        with self._lock:
+            self._closed = True
+            waits = list(self._waits)
+        for wait in waits:
+            wait.cut()  # before their sockets are closed, which would wake nobody
         self._http.close()
 
 
 class _BlockingResponses(HttpResponses):
-    """A body that another thread, or the deadline's timer, may cut off: httpx bounds the wait for one chunk, not for all."""
+    """A body whose wait another thread may cut off."""
 
-    def __init__(self, response: httpx.Response, decoder: BodyDecoder, seconds: float) -> None:
+    def __init__(self, response: httpx.Response, decoder: BodyDecoder, wait: Wait) -> None:
         super().__init__(response, decoder)
         self._chunks = response.iter_bytes()
+        self._wait = wait
+        wait.take(response)
         self._lock = threading.Lock()
-        self._reading = self._closing = self._late = False
-        self._timer = threading.Timer(max(seconds, 0), self._pass_deadline)
-        self._timer.daemon = True
-        self._timer.start()
 
     async def _chunk(self) -> bytes | None:
-        with self._lock:
-            self._reading = True
         try:
-            chunk = next(self._chunks, None)
+            with self._wait:
+                return next(self._chunks, None)
         except (httpx.TransportError, httpx.StreamError) as error:
-            raise self._error_of(error) from error
+            raise self._wait.meaning(_error_of(error)) from error
         finally:
-            with self._lock:
-                self._reading = False
-            if self._closing or self._late:
-                self._response.close()
-        if self._late:
-            raise DeadlineExceededError("the server did not end the response in time")
-        return chunk
-
-    def _error_of(self, error: httpx.TransportError | httpx.StreamError) -> Exception:
-        if self._late:
-            return DeadlineExceededError("the server did not end the response in time")
-        return error_of_transport(error) if isinstance(error, httpx.TransportError) else CancelledError("the response was closed")
+            if self._wait.over:
+                self._release()
 
     async def close(self) -> None:
-        self._timer.cancel()
-        with self._lock:
-            self._closing = True
-            if self._reading:
-                self._cut_off()
-                return
-        self._response.close()
+        if not self._wait.cut():
+            self._release()
 
-    def _pass_deadline(self) -> None:
-        with self._lock:
-            self._late = True
-            if self._reading:
-                self._cut_off()
-
-    def _cut_off(self) -> None:
-        """Ends the wait of the thread that reads, which then closes the response: closing a socket wakes nobody."""
-        stream = self._response.extensions.get("network_stream")
-        connection = None if stream is None else stream.get_extra_info("socket")
-        if isinstance(connection, socket.socket) and not self._response.is_closed:
-            with contextlib.suppress(OSError):
-                socket.socket.shutdown(connection, socket.SHUT_RDWR)
+    def _release(self) -> None:
+        with self._lock:  # httpx may be told twice, not twice at once
+            self._response.close()
 
 
-def _read(response: httpx.Response) -> str:
+def _error_of(error: httpx.TransportError | httpx.StreamError) -> AnankeError:
+    return error_of_transport(error) if isinstance(error, httpx.TransportError) else CancelledError("the response was closed")
+
+
+def _read(response: httpx.Response, wait: Wait) -> str:
     """The body of a response, which is closed then."""
     try:
-        return response.read().decode("utf-8", errors="replace")
+        with wait:
+            return response.read().decode("utf-8", errors="replace")
     except httpx.TransportError as error:
-        raise error_of_transport(error) from error
+        raise wait.meaning(error_of_transport(error)) from error
     finally:
         response.close()

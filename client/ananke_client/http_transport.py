@@ -41,7 +41,8 @@ class HttpTransport(Transport):
     async def open(self, request: GenerationRequest, model: str) -> Responses:
         path = model_path(model, "generate_stream" if request.stream else "generate")
         question = Question(path, generation_body(request), str)
-        return await self._start(question, request.timeout + GRACE, EventDecoder() if request.stream else SoleDecoder())
+        decoder = EventDecoder() if request.stream else SoleDecoder()
+        return await self._start(question, request.timeout + GRACE, decoder, request.attempt_id)
 
     async def command(self, model: str, verb: Verb, value: str | bool, timeout: float) -> Outputs:
         return await self.ask(Question(model_path(model, "generate"), {verb: value}, decode_generation), timeout)
@@ -53,8 +54,8 @@ class HttpTransport(Transport):
         return question.read(text)
 
     @abstractmethod
-    async def _start(self, question: Question[str], timeout: float, decoder: BodyDecoder) -> Responses:
-        """Sends a request; returns when the response's status has come and is good."""
+    async def _start(self, question: Question[str], timeout: float, decoder: BodyDecoder, attempt_id: str) -> Responses:
+        """Sends the request of a try; returns when the response's status has come and is good."""
 
     @abstractmethod
     async def _fetch(self, question: Question[T], timeout: float) -> tuple[int, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import weakref
 from collections import deque
@@ -10,6 +11,7 @@ from typing import Any, Protocol
 
 from ananke_client.commands import Commands
 from ananke_client.request import LEASE
+from ananke_client.transport import Pause, Responses
 
 
 class Leased(Protocol):
@@ -24,11 +26,11 @@ class Background(Protocol):
 
     def spawn(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None: ...
 
-    async def pause(self, seconds: float) -> None: ...
+    def pause(self) -> Pause: ...
 
 
 class LeaseKeeper:
-    """Renews the leases of all open streams every third of a lease, and cancels those that were dropped open.
+    """Renews the leases of all open streams every third of a lease, and ends those that were dropped open.
 
     Works in one thread or task, which ends when there are none.
     """
@@ -36,10 +38,11 @@ class LeaseKeeper:
     def __init__(self, background: Background, commands: Commands) -> None:
         self._background = background
         self._commands = commands
+        self._pause = background.pause()
         self._calls: weakref.WeakSet[Leased] = weakref.WeakSet()
-        self._dropped: deque[str] = deque()
+        self._dropped: deque[tuple[str, Responses | None]] = deque()
         self._lock = threading.Lock()
-        self._running = False
+        self._running = self._closed = False
 
     def keep(self, call: Leased) -> None:
         """Renew this call's lease as long as it has a try under way and somebody holds it."""
@@ -49,19 +52,35 @@ class LeaseKeeper:
         if not running:
             self._background.spawn(self._run)
 
-    def drop(self, attempt_id: str) -> None:
-        """Have a try cancelled whose call nobody holds any more. May be called wherever Python collects garbage."""
-        self._dropped.append(attempt_id)
+    def drop(self, attempt_id: str, responses: Responses | None) -> None:
+        """Have a try ended whose call nobody holds any more. May be called wherever Python collects garbage, so it ends nothing itself."""
+        self._dropped.append((attempt_id, responses))
 
-    def take_dropped(self) -> list[str]:
-        """The tries that were dropped and not taken yet."""
-        return [self._dropped.popleft() for _ in range(len(self._dropped))]
+    async def close(self) -> list[str]:
+        """Renews nothing any more; returns the attempt ids of what was dropped and is now ended on this side. Raises: never."""
+        self._closed = True
+        self._pause.end()
+        return await self._leave_dropped()
+
+    async def _leave_dropped(self) -> list[str]:
+        names = []
+        with contextlib.suppress(IndexError):  # another thread may take the last one
+            while self._dropped:
+                name, responses = self._dropped.popleft()
+                if responses is not None:
+                    await responses.close()
+                names.append(name)
+        return names
 
     async def _run(self) -> None:
         try:
             while True:
-                await self._background.pause(LEASE / 3)
-                dropped, names = self.take_dropped(), self._names()
+                await self._pause.wait(LEASE / 3)
+                names = self._names()
+                # What is dropped from here on is among the names, so that there is a next round.
+                if self._closed:
+                    return
+                dropped = await self._leave_dropped()
                 await self._commands.try_all("renew", names, patience=LEASE / 3)
                 await self._commands.try_all("cancel", dropped)
                 if not names:

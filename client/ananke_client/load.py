@@ -60,11 +60,19 @@ def run_load(
     requests: int,
     concurrency: int,
 ) -> Load:
-    """Sends ``requests`` generations, ``concurrency`` of them at once, each with its own seed from ``config.seed`` on."""
+    """Sends ``requests`` generations, ``concurrency`` of them at once, each with its own seed from ``config.seed`` on.
+
+    An interruption closes the client, which cancels what is under way.
+    """
     configs = [config.model_copy(update={"seed": (config.seed or 0) + index}) for index in range(requests)]
     begin = time.perf_counter()
     with ThreadPoolExecutor(concurrency, "ananke-load") as pool:
-        outcomes = list(pool.map(lambda own: _outcome(client, prompt, constraint, own), configs))
+        try:
+            outcomes = list(pool.map(lambda own: _outcome(client, prompt, constraint, own), configs))
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            client.close()
+            raise
     seconds = time.perf_counter() - begin
     timings = [outcome for outcome in outcomes if isinstance(outcome, Timing)]
     return Load(timings, [outcome for outcome in outcomes if isinstance(outcome, AnankeError)], seconds)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 import random
-import time
 from dataclasses import dataclass
 
+from ananke_client.deadline import Deadline
 from ananke_client.errors import AnankeError, DeadlineExceededError, InvalidRequestError, OverloadedError, RetryableError
 
 
@@ -58,7 +58,7 @@ class Attempts:
 
     def __init__(self, policy: RetryPolicy, timeout: float) -> None:
         self._policy = policy
-        self._deadline = time.monotonic() + timeout
+        self._deadline = Deadline(timeout)
         self._failed = 0
 
     def remaining(self) -> float:
@@ -67,10 +67,13 @@ class Attempts:
         Raises:
             DeadlineExceededError: none is.
         """
-        left = self._deadline - time.monotonic()
-        if left <= 0:
+        if (left := self.left()) <= 0:
             raise DeadlineExceededError(f"the timeout passed after {self._failed} failed attempts")
         return left
+
+    def left(self) -> float:
+        """Seconds left; less than 0 afterwards."""
+        return self._deadline.left()
 
     def wait_after(self, error: AnankeError) -> float:
         """Seconds to wait before the next try.
@@ -83,7 +86,7 @@ class Attempts:
             wait = self._policy.wait(self._failed)
             if isinstance(error, OverloadedError) and error.retry_after is not None:
                 wait = min(wait + error.retry_after, self._policy.longest)
-            if time.monotonic() + wait < self._deadline:
+            if wait < self.left():
                 return wait
         if self._failed > 1:
             error.add_note(f"after {self._failed} attempts")

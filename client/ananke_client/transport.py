@@ -63,6 +63,18 @@ class Codec(Protocol):
     def model_statistics(self, model: str) -> Question[list[ModelStatistics]]: ...
 
 
+class Pause(ABC):
+    """A wait that somebody else may end."""
+
+    @abstractmethod
+    async def wait(self, seconds: float) -> None:
+        """Waits, until ``end`` at most."""
+
+    @abstractmethod
+    def end(self) -> None:
+        """Ends the wait under way, and every one that is begun later."""
+
+
 class Responses(ABC):
     """The responses of one call in flight. Raises: AnankeError alone."""
 
@@ -97,9 +109,13 @@ class Transport(ABC):
         """Starts work beside the calls, which does not keep the process alive."""
 
     @abstractmethod
-    async def pause(self, seconds: float) -> None:
-        """Waits."""
+    def pause(self) -> Pause:
+        """A wait between tries, or between rounds of work beside the calls."""
 
     @abstractmethod
-    async def close(self) -> None:
-        """Closes the connections."""
+    def abandon(self, attempt_id: str) -> None:
+        """Ends ``open`` for this try, where another thread waits in it. Raises: never."""
+
+    @abstractmethod
+    async def close(self, patience: float) -> None:
+        """Closes the connections, as soon as the work beside the calls has ended, or after ``patience`` seconds."""

@@ -92,6 +92,22 @@ def test_cancelling_the_task_ends_the_wait_for_a_retry(make, script):
     assert time.monotonic() - begun < 5
 
 
+def test_cancelling_the_task_waits_for_no_server(make, script):
+    """The cancel on the server goes beside: here it is answered after 2 s."""
+
+    async def main():
+        async with make() as client:
+            begun = time.monotonic()
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(0.2):
+                    await client.generate("silent")
+            return time.monotonic() - begun
+
+    script.command_pace = 2.0
+    assert asyncio.run(main()) < 1.5
+    assert script.commands == [("cancel", script.attempts[0])]
+
+
 def test_cancelling_a_batch_cancels_its_items(make, script):
     async def main():
         async with make() as client:

@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import threading
+import time
+
 import pytest
 from four_clients import FOUR, make_client
 from triton_support import Script, serving
 
-from ananke_client import CancelledError
+from ananke_client import CancelledError, DeadlineExceededError, GenerationConfig, RetryPolicy
+from ananke_client.load import run_load
+
+BLOCKING = [kind for kind in FOUR if not kind.endswith("async")]
+MANY = {
+    "generate_batch": lambda client: client.generate_batch(["silent"] * 9, concurrency=3),
+    "run_load": lambda client: run_load(client, "silent", None, GenerationConfig(), requests=9, concurrency=3),
+}
 
 
 @pytest.fixture
@@ -57,3 +69,81 @@ def test_closing_behind_the_final_response_takes_nothing_away(client, script):
         stream.close()
         assert list(stream) == []
     assert (whole.result.text, unended.result.text) == ("".join(script.words("words 3")), "".join(delivered))
+
+
+def test_a_failing_callback_cancels_what_is_under_way(client, script):
+    """Its server answers no cancel with an end: the client ends the waits itself."""
+    script.pace = 0.5  # the others have come by then
+    begun = time.monotonic()
+    with pytest.raises(ZeroDivisionError):
+        client.generate_batch(["words 2", *["silent"] * 6], concurrency=3, progress=lambda done, total: 1 / 0)
+    assert time.monotonic() - begun < 10
+    wait_until(lambda: len(script.commands) >= 2)
+    assert set(script.commands) <= {("cancel", name) for name in script.attempts}
+    assert script.tries["silent"] <= 3
+
+
+@pytest.mark.parametrize("kind", BLOCKING, indirect=True)
+@pytest.mark.parametrize("call", MANY)
+def test_an_interruption_cancels_what_is_under_way(client, script, call):
+    def interrupt():
+        wait_until(lambda: script.tries["silent"] == 3)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=interrupt).start()
+    begun = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        MANY[call](client)
+    assert time.monotonic() - begun < 10
+    assert script.tries["silent"] == 3
+    assert sorted(script.commands) == sorted(("cancel", name) for name in script.attempts)
+
+
+def test_a_retrys_wait_ends_with_the_client_or_the_batch(kind, port, script, monkeypatch):
+    monkeypatch.setattr("random.uniform", lambda least, most: most)
+    retry = RetryPolicy(first=60, longest=60)
+
+    def close():
+        wait_until(lambda: script.tries["fail overloaded 9"])
+        client.close()
+
+    with make_client(kind, port, retry=retry) as client:
+        begun = time.monotonic()
+        with pytest.raises(ZeroDivisionError):
+            client.generate_batch(["fail overloaded 8", "words 2"], progress=lambda done, total: 1 / 0)
+        closing = threading.Thread(target=close)
+        closing.start()
+        with pytest.raises(CancelledError, match="the client was closed"):
+            client.generate("fail overloaded 9")
+        closing.join()
+        assert time.monotonic() - begun < 15
+    with make_client(kind, port, retry=retry) as client:
+        closing = threading.Timer(0.5, client.close)
+        closing.start()
+        with pytest.raises(CancelledError, match="the client is closed"):
+            client.validate({"fail": 9})
+        closing.join()
+        assert time.monotonic() - begun < 30
+
+
+@pytest.mark.parametrize("kind", BLOCKING, indirect=True)
+def test_a_closed_client_leaves_no_thread(client):
+    stream = client.generate_stream("hang")
+    next(stream)
+    client.close()
+    assert not [thread for thread in threading.enumerate() if thread.name == "ananke-beside"]
+
+
+def test_a_cancel_beside_the_calls_goes_out_before_the_client_is_closed(kind, port, script, monkeypatch):
+    for module in ("grpc_transport", "http_transport"):
+        monkeypatch.setattr(f"ananke_client.{module}.GRACE", 0.1)
+    with make_client(kind, port) as client, pytest.raises(DeadlineExceededError):
+        client.generate("silent", timeout=0.2)
+    assert script.commands == [("cancel", script.attempts[0])]
+
+
+def wait_until(holds, seconds=10.0):
+    end = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < end
+        time.sleep(0.01)

@@ -35,6 +35,7 @@ class Script:
 
     def __init__(self, pace: float = 0.0) -> None:
         self.pace = pace
+        self.command_pace = 0.0
         self.tries: Counter[str] = Counter()
         self.deadlines: list[int] = []
         self.attempts: list[str] = []
@@ -54,6 +55,7 @@ class Script:
         """The answer to a command, None to what is none."""
         for verb in ("cancel", "renew"):
             if verb in parameters:
+                time.sleep(self.command_pace)
                 names = parameters[verb].split("\n")
                 self.commands += [(verb, name) for name in names]
                 return {"running": any(name in self.attempts for name in names)}
