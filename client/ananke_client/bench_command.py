@@ -13,6 +13,7 @@ from ananke_client import generation_options as given
 from ananke_client import server_options as at
 from ananke_client.errors import AnankeError
 from ananke_client.load import Load, run_load
+from ananke_client.proxies import is_this_machine
 from ananke_client.terminal import UNAVAILABLE, console, fail, print_json, tell
 
 PROMPT = "A user of a web shop, as JSON: "
@@ -96,7 +97,7 @@ def on_this_machine(server: str | None, *, http: bool) -> bool:
     """Whether the server that the options name, or else the environment or the default, is on this machine's loopback."""
     url = server or os.environ.get("ANANKE_HTTP_URL" if http else "ANANKE_GRPC_URL") or "localhost"
     host = urlsplit(url if "://" in url else f"//{url}").hostname or ""
-    return host in ("localhost", "::1") or host.startswith("127.")
+    return is_this_machine(host)
 
 
 def _table(loads: dict[str, Load], title: str) -> Table:

@@ -16,7 +16,7 @@ from ananke_client.commands import ENGINE_MODEL
 from ananke_client.connection import TLSConfig, headers_of
 from ananke_client.errors import CancelledError
 from ananke_client.exchange import DEFAULT_TIMEOUT, Exchange
-from ananke_client.grpc_codec import CHANNEL_OPTIONS, credentials_of, error_of_call, metadata_of, target_of
+from ananke_client.grpc_codec import channel_options_of, credentials_of, error_of_call, metadata_of, target_of
 from ananke_client.grpc_transport import GrpcResponses, GrpcTransport
 from ananke_client.retry import RetryPolicy
 from ananke_client.transport import Responses
@@ -58,9 +58,9 @@ class _AsyncTransport(AsyncBackground, GrpcTransport):
         # A channel belongs to the event loop that runs when it is made, and the client may be made before there is one.
         if self._channel is None:
             if self._credentials is None:
-                self._channel = grpc.aio.insecure_channel(self._target, options=CHANNEL_OPTIONS)
+                self._channel = grpc.aio.insecure_channel(self._target, options=channel_options_of(self._target))
             else:
-                self._channel = grpc.aio.secure_channel(self._target, self._credentials, options=CHANNEL_OPTIONS)
+                self._channel = grpc.aio.secure_channel(self._target, self._credentials, options=channel_options_of(self._target))
             self._service = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
         return self._service
 

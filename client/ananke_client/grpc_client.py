@@ -14,7 +14,7 @@ from ananke_client.commands import ENGINE_MODEL
 from ananke_client.connection import TLSConfig, headers_of
 from ananke_client.errors import CancelledError
 from ananke_client.exchange import DEFAULT_TIMEOUT, Exchange
-from ananke_client.grpc_codec import CHANNEL_OPTIONS, credentials_of, error_of_call, metadata_of, target_of
+from ananke_client.grpc_codec import channel_options_of, credentials_of, error_of_call, metadata_of, target_of
 from ananke_client.grpc_transport import GrpcResponses, GrpcTransport
 from ananke_client.retry import RetryPolicy
 from ananke_client.transport import Responses
@@ -62,9 +62,9 @@ class _BlockingTransport(BlockingBackground, GrpcTransport):
         super().__init__()
         # Triton's own client object allows one stream at a time; a channel carries any number.
         if tls is None:
-            self._channel = grpc.insecure_channel(target, options=CHANNEL_OPTIONS)
+            self._channel = grpc.insecure_channel(target, options=channel_options_of(target))
         else:
-            self._channel = grpc.secure_channel(target, credentials_of(tls), options=CHANNEL_OPTIONS)
+            self._channel = grpc.secure_channel(target, credentials_of(tls), options=channel_options_of(target))
         self._stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
         self._metadata = metadata_of(headers)
 

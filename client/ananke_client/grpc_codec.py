@@ -25,6 +25,7 @@ from ananke_client.errors import (
     from_wire,
 )
 from ananke_client.model_info import ModelMetadata, ModelStatistics, StatisticsReply
+from ananke_client.proxies import is_this_machine
 from ananke_client.request import GenerationRequest
 from ananke_client.response import Outputs, Scalar
 from ananke_client.transport import Question
@@ -38,6 +39,7 @@ CHANNEL_OPTIONS: Final = (
     # Retries are the policy's alone.
     ("grpc.enable_retries", 0),
 )
+_NO_PROXY: Final = (("grpc.enable_http_proxy", 0),)
 
 _UNAVAILABLE = re.compile("shutting down|not ready|no available versions|maximum queue size")
 
@@ -67,6 +69,12 @@ def target_of(url: str | None) -> str:
     if re.match(r"(https?|grpcs?)://", target):
         raise InvalidRequestError(f"the gRPC URL {target!r} has a scheme: give host:port")
     return target
+
+
+def channel_options_of(target: str) -> tuple[tuple[str, int], ...]:
+    """The options of a channel to a target; one to this machine takes no proxy, whatever the environment says."""
+    host = target.rpartition("/")[2].rpartition(":")[0]
+    return CHANNEL_OPTIONS + (_NO_PROXY if is_this_machine(host) else ())
 
 
 def credentials_of(tls: TLSConfig) -> grpc.ChannelCredentials:
