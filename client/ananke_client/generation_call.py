@@ -145,8 +145,7 @@ class GenerationCall:
     async def _send(self) -> None:
         attempt = self._request.attempt(self._attempts.remaining())
         self.attempt_id = attempt.attempt_id
-        if attempt.stream:
-            self._leases.keep(self)
+        self._leases.keep(self)
         self._responses = await self._transport.open(attempt, self._model)
         if self._closed is not None:
             await self.close()

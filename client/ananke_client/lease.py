@@ -1,4 +1,4 @@
-"""Leases: what ends a stream's generation on the server when the client's process is gone."""
+"""Leases: what ends a generation on the server when the client's process is gone."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ class Background(Protocol):
 
 
 class LeaseKeeper:
-    """Renews the leases of all open streams every third of a lease, and ends those that were dropped open.
+    """Renews the leases of all calls every third of a lease, and ends the streams that were dropped open.
 
-    Works in one thread or task, which ends when there are none.
+    Works in one thread or task, which ends when there are none; calls that are shorter than a third cost no renewal.
     """
 
     def __init__(self, background: Background, commands: Commands) -> None:

@@ -26,7 +26,7 @@ ConstraintLike = Constraint | Mapping[str, Any] | str
 """A constraint, its JSON object or its JSON text; the last two are sent as they are."""
 
 LEASE = 10.0
-"""Seconds that the server goes on with a stream of which it hears nothing."""
+"""Seconds that the server goes on with a generation of whose client it hears nothing."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -86,14 +86,16 @@ class GenerationRequest:
         return replace(self, timeout=seconds, attempt_id=uuid.uuid4().hex)
 
     def parameters(self) -> dict[str, int | str]:
-        """The request parameters: the milliseconds that the server may take, try's and client's names, the caller's span, a lease."""
-        parameters: dict[str, int | str] = {"deadline_ms": math.ceil(self.timeout * 1000), "attempt_id": self.attempt_id}
+        """The request parameters: how long the server may take, and may hear nothing, in ms; names of try and client; the caller's span."""
+        parameters: dict[str, int | str] = {
+            "deadline_ms": math.ceil(self.timeout * 1000),
+            "lease_ms": round(LEASE * 1000),
+            "attempt_id": self.attempt_id,
+        }
         if self.client_id:
             parameters["client_id"] = self.client_id
         if self.traceparent is not None:
             parameters["traceparent"] = self.traceparent
-        if self.stream:
-            parameters["lease_ms"] = round(LEASE * 1000)
         return parameters
 
     def tensors(self) -> dict[str, str | bool]:

@@ -148,8 +148,8 @@ class TritonServer:
     def drain(self, seconds: float) -> None:
         """Return once no request has been under way for a second, the server has ended, or the seconds are over.
 
-        Those that come meanwhile are taken, and leases renewed. A Triton that has been told to stop does neither: a stream of our
-        clients would end with its lease.
+        Those that come meanwhile are taken, and leases renewed. A Triton that has been told to stop does neither: what our clients
+        have under way would end with its lease.
         """
         end, quiet_since = time.monotonic() + seconds, None
         while self.running and (now := time.monotonic()) < end:

@@ -116,19 +116,22 @@ def test_many_cancelled_streams_leave_the_others_alone(server: TritonServer) -> 
 
 VANISHING = """
 import sys
-from ananke_client import AnankeInferenceClient, ConstraintSpec, GenerationConfig, lease, request
-lease.LEASE = request.LEASE = 1.5
-client = AnankeInferenceClient(url=sys.argv[1])
-for delta in client.generate_stream("x", ConstraintSpec.regex("[a-z ]{3000}"), GenerationConfig(max_tokens=3100)):
-    print("delta", flush=True)
+from ananke_client import AnankeInferenceClient, AnankeInferenceHTTPClient, ConstraintSpec, GenerationConfig, lease, request
+lease.LEASE = request.LEASE = 3
+kind, url, call = sys.argv[1:]
+client = {"grpc": AnankeInferenceClient, "http": AnankeInferenceHTTPClient}[kind](url=url)
+for part in getattr(client, call)("x", ConstraintSpec.regex("[a-z ]{3000}"), GenerationConfig(max_tokens=3100)):
+    pass
 """
 
 
-def test_a_killed_client_is_noticed_by_its_lease(server: TritonServer) -> None:
-    with subprocess.Popen([sys.executable, "-c", VANISHING, server.grpc_url], stdout=subprocess.PIPE) as process:
-        assert process.stdout is not None
-        process.stdout.readline()
-        time.sleep(4)  # longer than a lease, which is renewed
+@pytest.mark.parametrize("call", ["generate_stream", "generate"])
+@pytest.mark.parametrize("transport", ["grpc", "http"])
+def test_a_killed_client_is_noticed_by_its_lease(server: TritonServer, transport: str, call: str) -> None:
+    url = server.grpc_url if transport == "grpc" else server.http_url
+    with subprocess.Popen([sys.executable, "-c", VANISHING, transport, url, call]) as process:
+        assert comes_to(server, 1, 30)
+        time.sleep(7)  # longer than a lease, which is renewed
         assert running(server) == 1
         process.kill()
-        assert comes_to(server, 0, 1.5 + SOON)
+        assert comes_to(server, 0, 3 + SOON)

@@ -313,20 +313,39 @@ def test_closing_is_bounded_when_the_server_has_gone(kind):
 
 def test_open_streams_renew_their_leases(client, script, monkeypatch):
     monkeypatch.setattr("ananke_client.lease.LEASE", 0.3)
-    client.generate("words 2")
     with client.generate_stream("hang") as stream, client.generate_stream("hang") as other:
         next(stream)
         next(other)
         wait_until(lambda: len(script.commands) >= 6)
-        assert set(script.commands) == {("renew", name) for name in script.attempts[1:]}
+        assert set(script.commands) == {("renew", name) for name in script.attempts}
     time.sleep(0.3)
     ended = list(script.commands)
-    assert {name for verb, name in ended if verb == "cancel"} == set(script.attempts[1:])
+    assert {name for verb, name in ended if verb == "cancel"} == set(script.attempts)
     time.sleep(0.3)
     assert script.commands == ended
     with client.generate_stream("hang") as stream:
         next(stream)
-        wait_until(lambda: ("renew", script.attempts[3]) in script.commands)
+        wait_until(lambda: ("renew", script.attempts[2]) in script.commands)
+
+
+@pytest.mark.parametrize("call", ["generate", "generate_batch"])
+def test_whole_answers_are_waited_for_under_leases_too(client, script, call, monkeypatch):
+    monkeypatch.setattr("ananke_client.lease.LEASE", 0.3)
+    asked = threading.Thread(target=lambda: client.generate("silent") if call == "generate" else client.generate_batch(["silent"] * 2))
+    asked.start()
+    wait_until(lambda: len(script.commands) >= 4)
+    assert set(script.commands) == {("renew", name) for name in script.attempts}
+    assert script.leases == [10_000] * len(script.attempts)
+    script.released.set()
+    asked.join(20)
+    assert not asked.is_alive()
+
+
+def test_a_quick_answer_costs_no_renewal(client, script):
+    for _ in range(5):
+        client.generate("words 2")
+    client.close()
+    assert script.commands == []
 
 
 def test_a_stream_that_nobody_holds_is_cancelled(client, script, monkeypatch):

@@ -31,13 +31,14 @@ class WireError(Exception):
 
 
 class Script:
-    """What both servers do, and what they saw: tries of each prompt, deadlines, attempt ids, commands, headers, keys in bodies."""
+    """What both servers do, and what they saw: tries of each prompt, deadlines, leases, attempt ids, commands, headers, keys in bodies."""
 
     def __init__(self, pace: float = 0.0) -> None:
         self.pace = pace
         self.command_pace = 0.0
         self.tries: Counter[str] = Counter()
         self.deadlines: list[int] = []
+        self.leases: list[int] = []
         self.attempts: list[str] = []
         self.commands: list[tuple[str, str]] = []
         self.headers: list[dict[str, str]] = []
@@ -116,6 +117,7 @@ class _Service(service_pb2_grpc.GRPCInferenceServiceServicer):
                 continue
             script.attempts.append(request.parameters["attempt_id"].string_param)
             script.deadlines.append(request.parameters["deadline_ms"].int64_param)
+            script.leases.append(request.parameters["lease_ms"].int64_param)
             raw = dict(zip((tensor.name for tensor in request.inputs), request.raw_input_contents, strict=True))
             try:
                 for outputs in script.respond(raw["text_input"][4:].decode(), raw["stream"] == b"\x01"):
@@ -178,6 +180,7 @@ class _Handler(BaseHTTPRequestHandler):
         script.keys += [body["x-api-key"]] if "x-api-key" in body else []
         script.attempts.append(body["attempt_id"])
         script.deadlines.append(body["deadline_ms"])
+        script.leases.append(body["lease_ms"])
         responses = script.respond(body["text_input"], body["stream"])
         if body["stream"]:
             self._events(responses)
