@@ -9,7 +9,7 @@ from ananke_client.call_group import CallGroup
 from ananke_client.commands import PATIENCE, Commands
 from ananke_client.config import GenerationConfig
 from ananke_client.deadline import Deadline
-from ananke_client.errors import AnankeError, DeadlineExceededError, EngineUnavailableError
+from ananke_client.errors import AnankeError, DeadlineExceededError, RetryableError, UnauthenticatedError
 from ananke_client.generation_call import GenerationCall
 from ananke_client.health import HealthStatus
 from ananke_client.lease import LeaseKeeper
@@ -155,7 +155,7 @@ class Exchange:
     async def _holds(self, question: Question[bool], deadline: Deadline) -> bool:
         try:
             return await self._transport.ask(question, deadline.remaining())
-        except (EngineUnavailableError, DeadlineExceededError):
+        except (RetryableError, DeadlineExceededError, UnauthenticatedError):
             raise
         except AnankeError:
             return False  # Triton's way to say no, or an unknown model

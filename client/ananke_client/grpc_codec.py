@@ -22,8 +22,10 @@ from ananke_client.errors import (
     EngineUnavailableError,
     InternalError,
     InvalidRequestError,
-    from_wire,
+    OverloadedError,
+    UnauthenticatedError,
 )
+from ananke_client.foreign_errors import error_of_text
 from ananke_client.model_info import ModelMetadata, ModelStatistics, StatisticsReply
 from ananke_client.proxies import is_this_machine
 from ananke_client.request import GenerationRequest
@@ -41,10 +43,11 @@ CHANNEL_OPTIONS: Final = (
 )
 _NO_PROXY: Final = (("grpc.enable_http_proxy", 0),)
 
-_UNAVAILABLE = re.compile("shutting down|not ready|no available versions|maximum queue size")
-
 # What grpc.aio itself says where a request could not be written, its connection being gone.
 _NOT_WRITTEN = "Internal error from Core"
+
+# What gRPC says on either side, under the status of an exhausted quota.
+_TOO_LARGE = "message larger than max"
 
 _NUMBERS = {"BOOL": "<?", "INT32": "<i", "INT64": "<q", "UINT32": "<I", "UINT64": "<Q", "FP32": "<f", "FP64": "<d"}
 
@@ -56,6 +59,9 @@ _ERRORS: dict[grpc.StatusCode, type[AnankeError]] = {
     grpc.StatusCode.CANCELLED: CancelledError,
     grpc.StatusCode.INVALID_ARGUMENT: InvalidRequestError,
     grpc.StatusCode.NOT_FOUND: InvalidRequestError,
+    grpc.StatusCode.UNAUTHENTICATED: UnauthenticatedError,
+    grpc.StatusCode.PERMISSION_DENIED: UnauthenticatedError,
+    grpc.StatusCode.RESOURCE_EXHAUSTED: OverloadedError,
 }
 
 
@@ -170,7 +176,9 @@ def error_of_call(error: grpc.RpcError) -> AnankeError:
     code, text = error.code(), error.details() or ""
     if code is grpc.StatusCode.INTERNAL and text == _NOT_WRITTEN:
         code = grpc.StatusCode.UNAVAILABLE
-    return from_wire(text) or _ERRORS.get(code, InternalError)(f"{code.name}: {text}")
+    if code is grpc.StatusCode.RESOURCE_EXHAUSTED and _TOO_LARGE in text:
+        code = grpc.StatusCode.INVALID_ARGUMENT
+    return error_of_text(text) or _ERRORS.get(code, InternalError)(f"{code.name}: {text}")
 
 
 def metadata_of(headers: dict[str, str]) -> Sequence[tuple[str, str]]:
@@ -208,7 +216,7 @@ def _info(kind: type[Info]) -> Callable[[Message], Info]:
 
 def _error_of_text(text: str) -> AnankeError:
     """The error of a text: a model's own, or one of a request that Triton refused before a model ran."""
-    return from_wire(text) or (EngineUnavailableError if _UNAVAILABLE.search(text) else InvalidRequestError)(text)
+    return error_of_text(text) or InvalidRequestError(text)
 
 
 def _encode(value: str | bool) -> bytes:

@@ -14,7 +14,7 @@ from ananke_client.commands import ENGINE_MODEL
 from ananke_client.connection import TLSConfig, headers_of
 from ananke_client.errors import CancelledError, DeadlineExceededError
 from ananke_client.exchange import DEFAULT_TIMEOUT, Exchange
-from ananke_client.http_codec import BodyDecoder, base_url_of, error_of_status, error_of_transport
+from ananke_client.http_codec import BodyDecoder, base_url_of, error_of_response, error_of_transport
 from ananke_client.http_transport import HEADERS, LIMITS, HttpResponses, HttpTransport, request_of
 from ananke_client.proxies import proxy_of
 from ananke_client.retry import RetryPolicy
@@ -65,16 +65,16 @@ class _AsyncTransport(AsyncBackground, HttpTransport):
         deadline = time.monotonic() + timeout
         response = await self._send(question, timeout)
         if not response.is_success:
-            raise error_of_status(response.status_code, await _read(response, deadline - time.monotonic()))
+            raise error_of_response(response, await _read(response, deadline - time.monotonic()))
         return _AsyncResponses(response, decoder, deadline)
 
     def abandon(self, attempt_id: str) -> None:
         pass  # who waits for a head is a task, which is cancelled, or ends with the connections
 
-    async def _fetch(self, question: Question[T], timeout: float) -> tuple[int, str]:
+    async def _fetch(self, question: Question[T], timeout: float) -> tuple[httpx.Response, str]:
         deadline = time.monotonic() + timeout
         response = await self._send(question, timeout)
-        return response.status_code, await _read(response, deadline - time.monotonic())
+        return response, await _read(response, deadline - time.monotonic())
 
     async def _send(self, question: Question[T], timeout: float) -> httpx.Response:
         if self._http.is_closed:

@@ -14,7 +14,7 @@ from ananke_client.commands import ENGINE_MODEL
 from ananke_client.connection import TLSConfig, headers_of
 from ananke_client.errors import AnankeError, CancelledError
 from ananke_client.exchange import DEFAULT_TIMEOUT, Exchange
-from ananke_client.http_codec import BodyDecoder, base_url_of, error_of_status, error_of_transport
+from ananke_client.http_codec import BodyDecoder, base_url_of, error_of_response, error_of_transport
 from ananke_client.http_transport import HEADERS, LIMITS, HttpResponses, HttpTransport, request_of
 from ananke_client.proxies import proxy_of
 from ananke_client.retry import RetryPolicy
@@ -83,7 +83,7 @@ class _BlockingTransport(BlockingBackground, HttpTransport):
         try:
             response = self._send(question, wait)
             if not response.is_success:
-                raise error_of_status(response.status_code, _read(response, wait))
+                raise error_of_response(response, _read(response, wait))
         finally:
             del self._opening[attempt_id]
         return _BlockingResponses(response, decoder, wait)
@@ -92,10 +92,10 @@ class _BlockingTransport(BlockingBackground, HttpTransport):
         if (wait := self._opening.get(attempt_id)) is not None:
             wait.cut()
 
-    async def _fetch(self, question: Question[T], timeout: float) -> tuple[int, str]:
+    async def _fetch(self, question: Question[T], timeout: float) -> tuple[httpx.Response, str]:
         wait = self._wait(timeout)
         response = self._send(question, wait)
-        return response.status_code, _read(response, wait)
+        return response, _read(response, wait)
 
     def _wait(self, timeout: float) -> Wait:
         wait = Wait(timeout)

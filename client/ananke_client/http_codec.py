@@ -19,8 +19,11 @@ from ananke_client.errors import (
     EngineUnavailableError,
     InternalError,
     InvalidRequestError,
+    OverloadedError,
+    UnauthenticatedError,
     from_wire,
 )
+from ananke_client.foreign_errors import error_of_text
 from ananke_client.model_info import ModelMetadata, ModelStatistics, StatisticsReply
 from ananke_client.request import GenerationRequest
 from ananke_client.response import Outputs, Scalar
@@ -30,8 +33,12 @@ Info = TypeVar("Info", bound=BaseModel)
 
 _ERRORS: dict[int, type[AnankeError]] = {
     400: InvalidRequestError,
+    401: UnauthenticatedError,
+    403: UnauthenticatedError,
     404: InvalidRequestError,
     408: DeadlineExceededError,
+    413: InvalidRequestError,
+    429: OverloadedError,
     499: CancelledError,
     502: EngineUnavailableError,
     503: EngineUnavailableError,
@@ -102,19 +109,26 @@ def decode_generation(text: str) -> Outputs:
     values = _json_object(text)
     if "error" in values:
         error = str(values["error"])
-        raise from_wire(error) or InternalError(error)
+        raise error_of_text(error) or InternalError(error)
     scalars = ((name, _scalar(value)) for name, value in values.items())
     return {name: value for name, value in scalars if value is not None}
 
 
-def error_of_status(status: int, text: str) -> AnankeError:
-    """The error that a response's status and body stand for."""
+def error_of_response(response: httpx.Response, text: str) -> AnankeError:
+    """The error that a response of this body stands for."""
     # An error that comes first in a stream is written as an event, under an error's status.
     try:
         message = str(json.loads(text.strip().removeprefix("data:"))["error"])
+        told = error_of_text(message)
     except (ValueError, KeyError, TypeError):
         message = text.strip()
-    return from_wire(message) or _ERRORS.get(status, InternalError)(f"HTTP {status}: {message}")
+        told = from_wire(message)
+    if told is not None:
+        return told
+    kind = _ERRORS.get(response.status_code, InternalError)
+    wait = response.headers.get("retry-after", "")
+    later = f"; try again in {wait} s" if kind is OverloadedError and wait.isascii() and wait.isdigit() else ""
+    return kind(f"HTTP {response.status_code}: {message}{later}")
 
 
 def error_of_transport(error: httpx.TransportError | OSError) -> AnankeError:

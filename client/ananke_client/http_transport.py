@@ -16,7 +16,7 @@ from ananke_client.http_codec import (
     HttpCodec,
     SoleDecoder,
     decode_generation,
-    error_of_status,
+    error_of_response,
     generation_body,
     model_path,
 )
@@ -48,9 +48,9 @@ class HttpTransport(Transport):
         return await self.ask(Question(model_path(model, "generate"), {verb: value}, decode_generation), timeout)
 
     async def ask(self, question: Question[T], timeout: float) -> T:
-        status, text = await self._fetch(question, timeout)
-        if not httpx.codes.is_success(status):
-            raise error_of_status(status, text)
+        response, text = await self._fetch(question, timeout)
+        if not response.is_success:
+            raise error_of_response(response, text)
         return question.read(text)
 
     @abstractmethod
@@ -58,8 +58,8 @@ class HttpTransport(Transport):
         """Sends the request of a try; returns when the response's status has come and is good."""
 
     @abstractmethod
-    async def _fetch(self, question: Question[T], timeout: float) -> tuple[int, str]:
-        """Status and body of a whole response."""
+    async def _fetch(self, question: Question[T], timeout: float) -> tuple[httpx.Response, str]:
+        """A response and its whole body."""
 
 
 class HttpResponses(Responses):

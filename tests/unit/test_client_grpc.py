@@ -22,6 +22,7 @@ from ananke_client import (
     InvalidRequestError,
     OverloadedError,
     RetryPolicy,
+    UnauthenticatedError,
 )
 from ananke_client.grpc_codec import decode_outputs, target_of
 from ananke_client.provenance import Envelope
@@ -215,6 +216,12 @@ def test_stream(client, servicer):
         ("body:[overloaded] full", OverloadedError, "full"),
         ("body:Request for unknown model: 'generate' is not found", InvalidRequestError, "not found"),
         ("body:GRPC server is shutting down", EngineUnavailableError, "shutting down"),
+        ("body:Exceeds maximum queue size", OverloadedError, "queue"),
+        ("body:Request for unknown model: 'm' has no available versions", EngineUnavailableError, "versions"),
+        ("status:UNAUTHENTICATED:no key", UnauthenticatedError, "no key"),
+        ("status:PERMISSION_DENIED:not yours", UnauthenticatedError, "not yours"),
+        ("status:RESOURCE_EXHAUSTED:slow down", OverloadedError, "slow down"),
+        ("status:RESOURCE_EXHAUSTED:Received message larger than max (9 vs. 4)", InvalidRequestError, "larger"),
         ("unfinished", InternalError, "without a final response"),
     ],
 )

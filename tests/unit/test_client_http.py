@@ -17,6 +17,7 @@ from ananke_client import (
     InvalidRequestError,
     OverloadedError,
     RetryPolicy,
+    UnauthenticatedError,
 )
 from ananke_client.http_codec import base_url_of
 from ananke_client.provenance import Envelope
@@ -175,12 +176,48 @@ def test_stream_fails_midway(answering, last, error):
         (502, {"text": "<html>bad gateway"}, EngineUnavailableError, "bad gateway"),
         (503, {"json": {"error": "not ready"}}, EngineUnavailableError, "not ready"),
         (504, {"json": {"error": "late"}}, DeadlineExceededError, "late"),
+        (401, {"text": "no key"}, UnauthenticatedError, "no key"),
+        (403, {"json": {"error": "This API is restricted"}}, UnauthenticatedError, "restricted"),
+        (413, {"text": "too large"}, InvalidRequestError, "too large"),
+        (429, {"text": "slow down"}, OverloadedError, "slow down"),
+        (400, {"json": {"error": "Exceeds maximum queue size"}}, OverloadedError, "queue"),
+        (400, {"json": {"error": "Request for unknown model: 'm' has no available versions"}}, EngineUnavailableError, "versions"),
+        (400, {"json": {"error": "in ensemble 'generate', 'm' version 1 is not at ready state"}}, EngineUnavailableError, "ready"),
+        (404, {"text": "<html>not ready</html>"}, InvalidRequestError, "not ready"),
     ],
 )
 @pytest.mark.parametrize("call", ["generate", "generate_stream"])
 def test_statuses(answering, call, status, answer, error, text):
     with pytest.raises(error, match=text):
         list(getattr(answering(status, **answer), call)("hi"))
+
+
+@pytest.mark.parametrize(("header", "seconds"), [("7", 7.0), ("Wed, 21 Oct 2026 07:28:00 GMT", None), (None, None)])
+def test_a_proxy_says_when_to_come_again(answering, header, seconds):
+    with pytest.raises(OverloadedError) as raised:
+        answering(429, headers={} if header is None else {"retry-after": header}).generate("hi")
+    assert raised.value.retry_after == seconds
+
+
+def test_what_passes_is_tried_again(client_of):
+    answers = [
+        httpx.Response(429, headers={"retry-after": "0"}),
+        httpx.Response(400, json={"error": "Request for unknown model: 'm' has no available versions"}),
+        httpx.Response(400, json={"error": "Exceeds maximum queue size"}),
+    ]
+
+    def handler(request):
+        if "cancel" in json.loads(request.content):
+            return httpx.Response(200, json={"running": False})
+        return answers.pop(0) if answers else httpx.Response(200, json=FINAL)
+
+    assert client_of(handler, retry=RetryPolicy(attempts=4, first=0.01)).generate("hi").text == "b"
+
+
+def test_a_key_that_is_refused_is_told_by_health(answering):
+    health = answering(401, text="no key").health_check()
+    assert (health.live, health.ready) == (False, False)
+    assert "unauthenticated" in health.error
 
 
 @pytest.mark.parametrize(
