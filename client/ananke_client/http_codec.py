@@ -149,7 +149,7 @@ class BodyDecoder(Protocol):
 
 
 class SoleDecoder:
-    """A body that is one text."""
+    """A body that is one text, or nothing where it ended before."""
 
     def __init__(self) -> None:
         self._body = bytearray()
@@ -159,7 +159,7 @@ class SoleDecoder:
         return ()
 
     def end(self) -> Iterable[str]:
-        return (self._body.decode("utf-8", errors="replace"),)
+        return (self._body.decode("utf-8", errors="replace"),) if self._body else ()
 
 
 class EventDecoder:

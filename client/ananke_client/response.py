@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from ananke_client.errors import AnankeError, InternalError, RequestError
+from ananke_client.errors import AnankeError, EngineUnavailableError, InternalError, RequestError
 from ananke_client.provenance import Envelope, EnvelopeError, NotCanonicalError
 from ananke_client.report import ConstraintReport, Diagnostic
 from ananke_client.request import GenerationRequest
@@ -55,10 +55,11 @@ class ResponseAssembler:
         """The result of all responses.
 
         Raises:
-            InternalError: no final response came, or it lacks what the contract promises.
+            EngineUnavailableError: no final response came: what carries them ended the call.
+            InternalError: the final response lacks what the contract promises.
         """
         if self._final is None:
-            raise InternalError("the server ended the call without a final response")
+            raise EngineUnavailableError("the call ended without a final response")
         final = self._final
         report = parse_report(str(final["constraint_report"])) if "constraint_report" in final else None
         if report is None and self._request.constraint is not None:

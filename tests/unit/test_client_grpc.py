@@ -222,7 +222,7 @@ def test_stream(client, servicer):
         ("status:PERMISSION_DENIED:not yours", UnauthenticatedError, "not yours"),
         ("status:RESOURCE_EXHAUSTED:slow down", OverloadedError, "slow down"),
         ("status:RESOURCE_EXHAUSTED:Received message larger than max (9 vs. 4)", InvalidRequestError, "larger"),
-        ("unfinished", InternalError, "without a final response"),
+        ("unfinished", EngineUnavailableError, "without a final response"),
     ],
 )
 def test_errors(client, prompt, error, text):

@@ -151,7 +151,7 @@ def test_stream_closed_early(answering):
         (b"data: {\n\n", InternalError),
         (httpx.ReadError("reset"), EngineUnavailableError),
         (httpx.ReadTimeout("slow"), DeadlineExceededError),
-        (b"", InternalError),
+        (b"", EngineUnavailableError),
     ],
 )
 def test_stream_fails_midway(answering, last, error):
@@ -212,6 +212,18 @@ def test_what_passes_is_tried_again(client_of):
         return answers.pop(0) if answers else httpx.Response(200, json=FINAL)
 
     assert client_of(handler, retry=RetryPolicy(attempts=4, first=0.01)).generate("hi").text == "b"
+
+
+@pytest.mark.parametrize("call", ["generate", "generate_stream"])
+def test_a_body_that_ends_before_its_first_text_is_tried_again(client_of, call):
+    bodies = [b"", b"", event(**FINAL) if call == "generate_stream" else json.dumps(FINAL).encode()]
+
+    def handler(request):
+        cancels = "cancel" in json.loads(request.content)
+        return httpx.Response(200, json={"running": False}) if cancels else httpx.Response(200, stream=Chunks(bodies.pop(0)))
+
+    client = client_of(handler, retry=RetryPolicy(attempts=3, first=0.01))
+    assert (client.generate("hi").text if call == "generate" else "".join(client.generate_stream("hi"))) == "b"
 
 
 def test_a_key_that_is_refused_is_told_by_health(answering):

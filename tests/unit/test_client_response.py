@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from ananke_client import ConstraintReport, InternalError, InvalidConstraintError, InvalidRequestError
+from ananke_client import ConstraintReport, EngineUnavailableError, InternalError, InvalidConstraintError, InvalidRequestError
 from ananke_client.provenance import Envelope
 from ananke_client.request import GenerationRequest
 from ananke_client.response import ResponseAssembler, refusal
@@ -58,7 +58,6 @@ def test_an_unconstrained_result_claims_nothing():
 @pytest.mark.parametrize(
     ("outputs", "reason"),
     [
-        ({"text_output": "a"}, "without a final response"),
         (without("constraint_report"), "nothing says that the constraint was enforced"),
         (without("num_input_tokens"), "num_input_tokens"),
         ({**FINAL, "constraint_report": "{"}, "constraint_report is malformed"),
@@ -70,6 +69,13 @@ def test_a_faulty_end_is_an_error(outputs, reason):
     responses = assembler()
     responses.add(outputs)
     with pytest.raises(InternalError, match=reason):
+        responses.result()
+
+
+def test_a_call_without_a_final_response_was_broken_off():
+    responses = assembler()
+    responses.add({"text_output": "a"})
+    with pytest.raises(EngineUnavailableError, match="without a final response"):
         responses.result()
 
 
