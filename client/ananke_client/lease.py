@@ -10,6 +10,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any, Protocol
 
 from ananke_client.commands import Commands
+from ananke_client.deadline import Deadline
 from ananke_client.request import LEASE
 from ananke_client.transport import Pause, Responses
 
@@ -73,9 +74,11 @@ class LeaseKeeper:
         return names
 
     async def _run(self) -> None:
+        due = Deadline(LEASE / 3)
         try:
             while True:
-                await self._pause.wait(LEASE / 3)
+                await self._pause.wait(max(0.0, due.left()))
+                due = Deadline(LEASE / 3)  # a renewal that nobody answers takes as long, and leaves time for one more
                 names = self._names()
                 # What is dropped from here on is among the names, so that there is a next round.
                 if self._closed:
