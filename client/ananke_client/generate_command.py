@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from dataclasses import asdict
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -14,10 +13,11 @@ from ananke_client import server_options as at
 from ananke_client.client import InferenceClient
 from ananke_client.config import GenerationConfig
 from ananke_client.errors import AnankeError
+from ananke_client.evidence_files import make_folder, save_evidence, write_file
 from ananke_client.rendering import printable
 from ananke_client.request import ConstraintLike, Prompt
 from ananke_client.result import GenerationResult
-from ananke_client.terminal import REFUSED, USAGE, fail, only_one_from_input, print_json, tell
+from ananke_client.terminal import REFUSED, fail, only_one_from_input, print_json, tell
 
 
 def generate(
@@ -40,6 +40,7 @@ def generate(
     server: at.Server = None,
     http: at.Http = False,
     envelope: Annotated[str | None, typer.Option(metavar="FILE", help="save the provenance's envelope, for ananke verify")] = None,
+    save: Annotated[str | None, typer.Option(metavar="FOLDER", help="save all that ananke verify and replay take")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="print the whole result as one JSON object, at its end")] = False,
 ) -> None:
     """Generate a text within a constraint, and print it as it comes.
@@ -59,6 +60,8 @@ def generate(
         whitespace=whitespace,
         unsupported=unsupported,
     )
+    if save is not None:
+        make_folder(save)
     config = given.config_of(max_tokens=max_tokens, temperature=temperature, top_p=top_p, top_k=top_k, seed=seed)
     try:
         with at.client_of(server, http=http, timeout=timeout) as client:
@@ -68,7 +71,9 @@ def generate(
     if as_json:
         print_json(json_of(result))
     if envelope is not None:
-        _save(envelope, result.envelope)
+        write_file(envelope, result.envelope)
+    if save is not None:
+        save_evidence(save, result)
     if result.constraint_satisfied is False:
         why = (result.report.unsatisfied_reason if result.report else None) or result.finish_reason
         fail(REFUSED, f"the output does not satisfy the constraint: {why}")
@@ -86,6 +91,8 @@ def json_of(result: GenerationResult) -> dict[str, Any]:
         "guarantee": result.guarantee,
         "usage": asdict(result.usage),
         "request_id": result.request_id,
+        "text_input": result.text_input,
+        "constraint": result.constraint,
         "report": report,
         "metrics": result.metrics,
         "provenance": result.provenance,
@@ -112,10 +119,3 @@ def _write(text: str) -> None:
     sys.stdout.flush()
     sys.stdout.buffer.write(text.encode("utf-8", errors="surrogatepass"))
     sys.stdout.buffer.flush()
-
-
-def _save(file: str, envelope: str) -> None:
-    try:
-        Path(file).write_bytes(envelope.encode())
-    except OSError as error:
-        fail(USAGE, f"{file}: {error.strerror or error}")

@@ -74,6 +74,8 @@ class ResponseAssembler:
             report=report,
             usage=Usage(prompt_tokens=_count(final, "num_input_tokens"), completion_tokens=self._output_tokens),
             request_id=self._request.request_id,
+            text_input=self._request.text_input,
+            constraint=self._request.constraint,
             cumulative_logprob=None if logprob is None else float(logprob),
             provenance=_statement(envelope),
             envelope=envelope,

@@ -33,6 +33,10 @@ class GenerationResult(Generic[T]):
     report: ConstraintReport | None
     usage: Usage
     request_id: str
+    text_input: str = field(default="", repr=False)
+    """The prompt as it was sent, a text or a JSON list of messages: what the provenance has a digest of."""
+    constraint: str | None = field(default=None, repr=False)
+    """The constraint's JSON text as it was sent, to the byte, None without one: what the provenance has a digest of."""
     cumulative_logprob: float | None = None
     provenance: dict[str, Any] = field(default_factory=dict)
     """The in-toto Statement about the text; see ``ananke_client.provenance`` for how to verify the envelope that it came in."""

@@ -71,6 +71,15 @@ def test_what_generate_saves_verify_accepts(server: TritonServer, provenance: Pr
     ananke("verify", str(envelope), "--output", str(output), *evidence, code=1)
 
 
+def test_what_the_options_made_is_saved_as_it_was_sent(server: TritonServer, provenance: Provenance, tmp_path: Path) -> None:
+    options = ["--chat", "--schema", ' {"enum": ["a", "b"]}\n', "--save", str(tmp_path / "saved"), "--server", server.grpc_url]
+    ananke("generate", "x", *options)
+    saved = tmp_path / "saved"
+    files = ["--output", saved / "output.txt", "--prompt", saved / "prompt.txt", "--constraint", saved / "constraint.json"]
+    shown = ananke("verify", str(saved / "envelope.json"), *map(str, files), "--public-key", str(provenance.public_key))
+    assert shown.splitlines()[-1] == "verified"
+
+
 def test_text_is_printed_as_it_comes_and_an_interrupt_ends_it(server: TritonServer) -> None:
     command = [ANANKE, "generate", "x", "--regex", "[a-z]{600,700}", "--max-tokens", "100", "--server", server.grpc_url]
     with subprocess.Popen(command, stdout=subprocess.PIPE, bufsize=0) as process:

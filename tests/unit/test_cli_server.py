@@ -152,6 +152,7 @@ def test_json_is_the_whole_result_as_one_object(answer) -> None:
     assert result["report"]["kind"] == "regex"
     assert result["provenance"] == {"key": 1}
     assert result["envelope"] == ENVELOPE
+    assert (result["text_input"], json.loads(result["constraint"])) == ("x", {"type": "regex", "pattern": "ab"})
 
 
 @pytest.mark.parametrize("options", [(), ("--json",)])
@@ -162,6 +163,26 @@ def test_the_envelope_is_saved_as_it_came(answer, tmp_path, options) -> None:
     run = ananke("generate", "x", "--envelope", str(tmp_path / "no" / "envelope"), *options)
     assert run.exit_code == USAGE
     assert "No such file" in run.stderr
+
+
+@pytest.mark.parametrize("options", [(), ("--json",)])
+def test_what_verify_and_replay_take_is_saved_as_it_was_sent_and_came(answer, tmp_path, options) -> None:
+    folder = tmp_path / "made" / "folder"
+    sent = answer(events_of("a\r", "\né"))
+    run = ananke("generate", "x\r\n", "--chat", "--schema", f"\n{SCHEMA}\n", "--save", str(folder), *options)
+    assert run.exit_code == 0, run.output
+    saved = {file.name: file.read_bytes().decode() for file in folder.iterdir()}
+    named = {"prompt.txt": sent[0]["text_input"], "constraint.json": sent[0]["constraint"]}
+    assert saved == named | {"envelope.json": ENVELOPE, "output.txt": "a\r\né"}
+    assert ananke("generate", "x", "--save", str(folder), *options).exit_code == 0
+    assert {file.name for file in folder.iterdir()} == {"envelope.json", "output.txt", "prompt.txt"}, "no constraint of another output"
+
+
+def test_a_folder_that_cannot_be_made_is_told_before_anything_is_asked(answer, tmp_path) -> None:
+    (tmp_path / "file").write_text("")
+    sent = answer(events_of("a"))
+    run = ananke("generate", "x", "--save", str(tmp_path / "file" / "folder"))
+    assert (run.exit_code, "Not a directory" in run.stderr, sent) == (USAGE, True, [])
 
 
 @pytest.mark.parametrize("options", [(), ("--json",)])

@@ -4,7 +4,14 @@ import json
 
 import pytest
 
-from ananke_client import ConstraintReport, EngineUnavailableError, InternalError, InvalidConstraintError, InvalidRequestError
+from ananke_client import (
+    ConstraintReport,
+    ConstraintSpec,
+    EngineUnavailableError,
+    InternalError,
+    InvalidConstraintError,
+    InvalidRequestError,
+)
 from ananke_client.provenance import Envelope
 from ananke_client.request import GenerationRequest
 from ananke_client.response import ResponseAssembler, refusal
@@ -38,6 +45,18 @@ def test_deltas_are_joined():
     assert (result.constraint_satisfied, result.guarantee) == (False, "exact")
     assert result.report == ConstraintReport.model_validate(REPORT)
     assert (result.provenance, result.metrics, result.cumulative_logprob) == ({"key": 1}, {"ttft_ms": 2.5}, None)
+
+
+def test_a_result_has_prompt_and_constraint_as_they_were_sent():
+    chat = [{"role": "user", "content": "é"}]
+    request = GenerationRequest.of(chat, ConstraintSpec.choice("a"), None, stream=True, timeout=1, request_id="r")
+    responses = ResponseAssembler(request)
+    responses.add(FINAL)
+    result = responses.result()
+    assert (result.text_input, result.constraint) == (request.tensors()["text_input"], request.tensors()["constraint"])
+    assert "text_input" not in repr(result)
+    assert "choices" not in repr(result)
+    assert result == responses.result()
 
 
 def test_output_tokens_are_counted_over_all_responses():
