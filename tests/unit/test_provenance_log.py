@@ -205,7 +205,6 @@ def test_a_full_disk_loses_lines_and_says_so_and_tears_none(path: Path, small_di
     assert caplog.text.count("loses lines: File too large") == 1, "told once, not for each line"
     assert numbers(path) == list(range(100 - lost))
     os.truncate(path, 0)  # somebody makes room
-    log._size = 0  # which no outsider can do to an open log without stopping it
     with caplog.at_level(logging.WARNING):
         log.append(line(100)).result(timeout=5)
     assert log.state == LogState(written=101 - lost, lost=lost, error=None)
@@ -222,6 +221,48 @@ def test_what_could_not_be_taken_back_is_taken_back_before_the_next_line(path: P
     log.append(line(1)).result(timeout=5)
     log.close()
     assert numbers(path) == [1]
+
+
+def test_a_file_that_another_process_truncates_has_no_nuls(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    log = opened(path)
+    log.append(line(0, 500)).result(timeout=5)
+    os.truncate(path, 0)  # logrotate's copytruncate
+    for number in (1, 2):
+        log.append(line(number)).result(timeout=5)
+    log.close()
+    assert numbers(path) == [1, 2]
+    assert caplog.text.count("another process has changed it") == 1
+
+
+@pytest.mark.parametrize("end", ["\n", ""])
+def test_what_another_process_has_written_stays(path: Path, end: str) -> None:
+    log = opened(path)
+    log.append(line(0)).result(timeout=5)
+    with path.open("a") as other:
+        other.write(f'{{"number": 1}}{end}')
+    log.append(line(2)).result(timeout=5)
+    log.close()
+    assert numbers(path) == [0, 1, 2]
+
+
+def test_behind_half_a_line_that_others_have_written_after_nothing_is_cut_off(path: Path, small_disk: int) -> None:
+    log = opened(path)
+    with patch("ananke_server.provenance.log.os.ftruncate", side_effect=OSError(errno.EIO, "Input/output error")):
+        assert log.append(line(0, small_disk)).exception(timeout=5) is not None
+    os.truncate(path, 100)
+    log.append(line(1)).result(timeout=5)
+    log.close()
+    torn, whole = path.read_bytes().splitlines()
+    assert (len(torn), json.loads(whole)["number"]) == (100, 1)
+
+
+def test_a_size_that_another_process_has_changed_counts_for_rotation(path: Path) -> None:
+    log = opened(path, max_bytes=1000, files=1)
+    for number in range(30):
+        log.append(line(number, 100)).result(timeout=5)
+        os.truncate(path, 0)
+    log.close()
+    assert list(path.parent.iterdir()) == [path]
 
 
 def test_a_disk_that_does_not_sync_is_told(path: Path) -> None:

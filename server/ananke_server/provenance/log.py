@@ -1,8 +1,9 @@
 """The provenance log: one JSON line for each finished request, only ever appended to, rotated by size.
 
 A thread of its own writes. Each line goes out in one write; what a crash has left of a line is cut off when the log is opened
-again, and what a full disk has left of one at once. A line that cannot be written is counted and told, and the log goes on with
-the next: an answer never fails for its log.
+again, and what a full disk has left of one at once. Nothing else is ever cut off: where somebody has truncated the file, or
+written to it, the log goes on at its end. A line that cannot be written is counted and told, and the log goes on with the next:
+an answer never fails for its log.
 """
 
 from __future__ import annotations
@@ -75,6 +76,8 @@ class ProvenanceLog:
         except OSError as fault:
             raise LogError(f"the provenance log {path} cannot be opened: {fault.strerror}") from None
         self._size = _cut_torn_line(self._file, path)
+        self._torn = 0
+        """Bytes of a line that failed, and could not be taken back then."""
         self._thread = threading.Thread(target=self._run, name="ananke-provenance-log", daemon=True)
         self._thread.start()
 
@@ -136,16 +139,50 @@ class ProvenanceLog:
         return batch
 
     def _write(self, line: bytes, done: Future[None]) -> bool:
-        if self._size and self._size + len(line) > self._rotate_at:
-            self._rotate()
         try:
-            _append(self._file, line, self._size)
+            self._settle()
+            if self._size and self._size + len(line) > self._rotate_at:
+                self._rotate()
+            self._append(self._missing_end() + line)
         except OSError as fault:
             self._lose([done], fault)
             return False
-        self._size += len(line)
         self._unsynced_since = self._unsynced_since or time.monotonic()
         return True
+
+    def _settle(self) -> None:
+        """Take back what this process has half written, and take the file as others have left it.
+
+        Raises:
+            OSError: what was half written cannot be taken back.
+        """
+        size = os.fstat(self._file).st_size
+        if self._torn and size == self._size + self._torn:
+            os.ftruncate(self._file, self._size)
+        elif size != self._size:
+            logger.warning("the provenance log %s has %d bytes, not %d: another process has changed it", self._path, size, self._size)
+            self._size = size
+        self._torn = 0
+
+    def _missing_end(self) -> bytes:
+        """The end of the last line, where others have left it without one."""
+        return b"\n" if self._size and os.pread(self._file, 1, self._size - 1) != b"\n" else b""
+
+    def _append(self, line: bytes) -> None:
+        """Write the whole line or, where the disk is full or a limit reached, none of it.
+
+        Raises:
+            OSError: it was not written.
+        """
+        try:
+            while self._torn < len(line):
+                self._torn += os.write(self._file, line[self._torn :])
+        except OSError:
+            with suppress(OSError):
+                self._settle()
+            raise
+        self._size += len(line)
+        self._torn = 0
 
     def _sync(self, written: list[Future[None]], *, recovered: bool, now: bool) -> None:
         due = self._fsync == "interval" and self._unsynced_since is not None
@@ -213,25 +250,6 @@ def _opened(path: Path) -> int:
         os.close(file)
         raise
     return file
-
-
-def _append(file: int, line: bytes, size: int) -> None:
-    """Write the whole line or, where the disk is full or a limit reached, none of it.
-
-    Raises:
-        OSError: it was not written.
-    """
-    written = 0
-    if os.fstat(file).st_size != size:
-        os.ftruncate(file, size)  # of a line that failed, and could not be taken back then
-    try:
-        while written < len(line):
-            written += os.write(file, line[written:])
-    except OSError:
-        if written:
-            with suppress(OSError):
-                os.ftruncate(file, size)
-        raise
 
 
 def _cut_torn_line(file: int, path: Path) -> int:
