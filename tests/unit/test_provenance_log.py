@@ -122,6 +122,16 @@ def test_where_rotation_fails_the_log_goes_on(path: Path, caplog: pytest.LogCapt
     assert 1 <= caplog.text.count("is not rotated: Permission denied") <= 6, "told once for each file's length"
 
 
+@pytest.mark.parametrize("files", [0, 2])
+def test_where_no_further_file_opens_the_log_goes_on_under_its_name(path: Path, files: int) -> None:
+    log = opened(path, max_bytes=500, files=files)
+    with patch("ananke_server.provenance.log._opened", side_effect=OSError(errno.EMFILE, "Too many open files")):
+        for number in range(20):
+            log.append(line(number, 70)).result(timeout=5)
+    assert numbers(path) == list(range(20))
+    log.close()
+
+
 @pytest.mark.parametrize("torn", [b'{"number": 7, "fi', b"\0" * 5000, b"x" * 200_000])
 @pytest.mark.parametrize("before", [0, 3])
 def test_what_a_crash_left_of_a_line_is_cut_off(path: Path, torn: bytes, before: int, caplog: pytest.LogCaptureFixture) -> None:

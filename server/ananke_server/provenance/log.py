@@ -208,17 +208,26 @@ class ProvenanceLog:
     def _begin_file(self) -> None:
         if self._fsync != "never":
             os.fdatasync(self._file)
-        numbered = [self._path, *(self._path.with_name(f"{self._path.name}.{number}") for number in range(1, self._files + 1))]
-        for older, newer in zip(reversed(numbered), reversed(numbered[:-1]), strict=False):
-            if newer.exists():
-                newer.replace(older)
-        if self._files == 0:
-            self._path.unlink()
-        successor = _opened(self._path)
+        # Opened before anything is moved: where that fails, the log goes on in a file that has its name.
+        new = self._path.with_name(f"{self._path.name}.new")
+        successor = _opened(new)
+        try:
+            self._move_files(new)
+        except OSError:
+            os.close(successor)
+            raise
         os.close(self._file)
         self._file, self._size = successor, 0
         if self._fsync != "never":
             _sync_folder(self._path.parent)
+
+    def _move_files(self, new: Path) -> None:
+        """Give each file the next number, over the oldest one, and the new file the name of the log."""
+        numbered = [self._path, *(self._path.with_name(f"{self._path.name}.{number}") for number in range(1, self._files + 1))]
+        for older, newer in zip(reversed(numbered), reversed(numbered[:-1]), strict=False):
+            if newer.exists():
+                newer.replace(older)
+        new.replace(self._path)
 
     def _keep(self, futures: list[Future[None]], *, recovered: bool) -> None:
         with self._count:
