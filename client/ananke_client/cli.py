@@ -21,7 +21,7 @@ from ananke_client.bench_command import bench
 from ananke_client.errors import AnankeError, RequestError
 from ananke_client.generate_command import generate
 from ananke_client.health_command import health
-from ananke_client.rendering import show_report
+from ananke_client.rendering import printable, show_report
 from ananke_client.replay_command import replay
 from ananke_client.report import ConstraintReport
 from ananke_client.server_options import client_of
@@ -147,7 +147,7 @@ def _show_verdict(verdict: dict[str, Any], text: str) -> None:
     elif not mask["satisfied"]:
         said = f"not satisfied: the text ends too soon, more has to follow {text[-40:]!r}"
     out.print(Text("mask:      ", style="bold").append(said, style="green" if mask["satisfied"] else "red"), soft_wrap=True)
-    said = validator["fault"] or "satisfied"
+    said = printable(validator["fault"] or "satisfied")
     out.print(Text("validator: ", style="bold").append(said, style="green" if validator["satisfied"] else "red"), soft_wrap=True)
     if verdict["hint"]:
         out.print(Text(f"hint: {verdict['hint']}", style="dim"), soft_wrap=True)

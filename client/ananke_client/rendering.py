@@ -22,7 +22,7 @@ _GUARANTEES = {
 
 def show_report(console: Console, name: str, source: Source, report: ConstraintReport) -> None:
     """Print a report: the verdict, then errors, warnings, and what was relaxed or rewritten."""
-    verdict = Text(name, style="bold")
+    verdict = Text(printable(name), style="bold")
     verdict.append(": ", style="default")
     if report.accepted:
         verdict.append("accepted", style="bold green")

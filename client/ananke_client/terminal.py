@@ -11,6 +11,8 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
+from ananke_client.rendering import printable
+
 REFUSED, USAGE, UNAVAILABLE = 1, 2, 3
 """Exit codes: refused or not satisfied; wrong usage or an unreadable file; no verdict. 0 is accepted, satisfied or verified."""
 
@@ -52,12 +54,12 @@ def console() -> Console:
 
 
 def tell(note: str | None) -> None:
-    """A note on standard error."""
+    """A note on standard error, in one line; what a server or a model put into it cannot steer the terminal."""
     if note:
-        Console(stderr=True, highlight=False, markup=False).print(Text(f"note: {note}", style="dim"), soft_wrap=True)
+        Console(stderr=True, highlight=False, markup=False).print(Text(f"note: {printable(note)}", style="dim"), soft_wrap=True)
 
 
 def fail(status: int, message: str) -> NoReturn:
-    """Say why on standard error, and exit."""
-    Console(stderr=True, highlight=False, markup=False).print(Text(f"ananke: {message}"), soft_wrap=True)
+    """Say why on standard error, in one line that cannot steer the terminal, and exit."""
+    Console(stderr=True, highlight=False, markup=False).print(Text(f"ananke: {printable(message)}"), soft_wrap=True)
     raise typer.Exit(status)

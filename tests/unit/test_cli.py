@@ -166,6 +166,16 @@ def test_a_hostile_text_cannot_steer_the_terminal(write) -> None:
     assert "\x1b" not in run.output
 
 
+def test_a_hostile_output_cannot_steer_the_terminal(write) -> None:
+    schema = write('{"not": {"const": "\x9b2J"}, "type": "string"}', "\x1b[31m")
+    options = ("-k", "schema", "--unsupported", "verify")
+    run = ananke("check", *options, "--constraint", schema, "--output", write('"\x9b2J"', "output"))
+    assert run.exit_code == cli.REFUSED
+    assert "validator: the output" in run.stdout
+    assert "\x9b" not in run.output
+    assert "\x1b" not in ananke("validate", *options, schema).output
+
+
 def test_a_long_line_is_shown_in_part(write) -> None:
     run = ananke("validate", write('{"type": "json_schema", "schema": {"description": "' + "x" * 5000 + '", "minimum": "y"}}'))
     assert all(len(line) < 200 for line in run.stdout.splitlines() if "|" in line)

@@ -185,6 +185,24 @@ def test_a_folder_that_cannot_be_made_is_told_before_anything_is_asked(answer, t
     assert (run.exit_code, "Not a directory" in run.stderr, sent) == (USAGE, True, [])
 
 
+STEERING = "ok\x1b]0;owned\x07\x1b[2J\x9b1A"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        httpx.Response(400, json={"error": f"[invalid_constraint] at x: {STEERING}"}),
+        events_of("a", satisfied=False, finish_reason=STEERING),
+    ],
+)
+def test_what_the_server_says_cannot_steer_the_terminal(answer, content) -> None:
+    answer(content)
+    run = ananke("generate", "x", "--regex", "ab")
+    assert run.exit_code == REFUSED
+    assert r"ok\x1b]0;owned\x07\x1b[2J\x9b1A" in run.stderr
+    assert all(character.isprintable() for character in run.stderr.rstrip("\n"))
+
+
 @pytest.mark.parametrize("options", [(), ("--json",)])
 def test_an_output_that_does_not_satisfy_is_printed_and_exits_with_1(answer, options) -> None:
     answer(events_of("a", satisfied=False, finish_reason="length"))
