@@ -6,7 +6,7 @@ the output again, ``ananke health`` whether a server is ready, and ``ananke benc
 
 Exit codes: 0 accepted, satisfied, verified, equal or ready; 1 refused, not satisfied, failed, different or not ready; 2 wrong usage or
 an unreadable file; 3 no answer or no verdict (no server extra, a server out of reach, a deadline that passed, a tokenizer that does not
-load, a fault of the compiler, no public key or no signature).
+load, a fault of the compiler or of ``ananke`` itself, no public key or no signature); 130 ended by Ctrl-C; 141 nobody reads the output.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import typer
 from rich.text import Text
 
 from ananke_client.bench_command import bench
+from ananke_client.command_group import CommandGroup, open_streams
 from ananke_client.errors import AnankeError, RequestError
 from ananke_client.generate_command import generate
 from ananke_client.health_command import health
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
 SERVER_TIMEOUT = 60.0
 BYTES_NOTE = "no model given or found: one token a byte, so special tokens and token masks are not judged as the model's would be"
 
-app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False, help=__doc__)
+app = typer.Typer(cls=CommandGroup, no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False, help=__doc__)
 
 _Kind = Annotated[Kind, typer.Option("--kind", "-k", help="what FILE holds: a constraint as JSON, or a bare schema, pattern or grammar")]
 _Whitespace = Annotated[str | None, typer.Option(help="of a schema: flexible or compact")]
@@ -192,6 +193,7 @@ def _json_of(report: ConstraintReport) -> dict[str, Any]:
 
 def main() -> None:
     """The entry point of the command ``ananke``."""
+    open_streams()
     app(prog_name="ananke")
 
 

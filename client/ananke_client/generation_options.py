@@ -38,7 +38,7 @@ def prompt_of(argument: str | None, file: str | None, *, chat: bool) -> Prompt:
     """The prompt: the argument, a file's text, or standard input's where neither is given or one is ``-``; exits on wrong usage."""
     if argument is not None and file is not None:
         fail(USAGE, "give PROMPT or --prompt-file, not both")
-    if argument is None and file is None and sys.stdin.isatty():
+    if argument is None and file is None and (sys.stdin is None or sys.stdin.isatty()):
         fail(USAGE, "no prompt: give PROMPT, --prompt-file FILE, or text on standard input")
     text = argument if argument not in (None, "-") else read_text(file or "-")
     return [{"role": "user", "content": text}] if chat else text

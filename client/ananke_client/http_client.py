@@ -40,8 +40,8 @@ class AnankeInferenceHTTPClient(InferenceClient):
             server elsewhere the environment's proxies.
 
     Raises:
-        InvalidRequestError: the URL does not go with ``tls``, a file of it cannot be read, a header cannot travel, or the timeout is
-            not finite and positive.
+        InvalidRequestError: the URL is none of HTTP or does not go with ``tls``, a file of it cannot be read, a header cannot travel,
+            or the timeout is not finite and positive.
     """
 
     def __init__(

@@ -50,13 +50,19 @@ def base_url_of(url: str | None, tls: TLSConfig | None = None) -> str:
     """The server's URL: ``url``, else ANANKE_HTTP_URL, else localhost:8000; without a scheme https with ``tls``, http without.
 
     Raises:
-        InvalidRequestError: there is ``tls`` for an URL of another scheme than https.
+        InvalidRequestError: the URL is none of HTTP, or there is ``tls`` for one of another scheme than https.
     """
     base = url or os.environ.get("ANANKE_HTTP_URL") or "localhost:8000"
     if "://" not in base:
         base = f"{'http' if tls is None else 'https'}://{base}"
     if tls is not None and not base.lower().startswith("https://"):
         raise InvalidRequestError(f"the URL {base!r} is not encrypted: with tls give https://…, or leave the scheme out")
+    try:
+        parsed = httpx.URL(base)
+        if parsed.scheme not in ("http", "https") or not parsed.host or not 0 < (parsed.port or 80) < 65536:
+            raise InvalidRequestError(f"the URL {base!r:.200} is none of HTTP: give http://HOST:PORT")
+    except (httpx.InvalidURL, ValueError) as error:  # a host that IDNA refuses is a ValueError
+        raise InvalidRequestError(f"the URL {base!r:.200} is malformed: {error}") from error
     return base
 
 

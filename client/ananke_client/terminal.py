@@ -13,12 +13,15 @@ from rich.text import Text
 
 from ananke_client.rendering import printable
 
-REFUSED, USAGE, UNAVAILABLE = 1, 2, 3
-"""Exit codes: refused or not satisfied; wrong usage or an unreadable file; no verdict. 0 is accepted, satisfied or verified."""
+REFUSED, USAGE, UNAVAILABLE, BROKEN_PIPE = 1, 2, 3, 141
+"""Exit codes: refused or not satisfied; wrong usage or an unreadable file; no verdict; nobody reads the output any more, told as a
+shell tells SIGPIPE. 0 is accepted, satisfied or verified."""
 
 
 def read_bytes(file: str) -> bytes:
     """A file's bytes, or those of standard input for ``-``; exits where it cannot be read."""
+    if file == "-" and sys.stdin is None:
+        fail(USAGE, "standard input is closed")
     try:
         return sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes()
     except OSError as error:
@@ -50,16 +53,22 @@ def print_json(content: dict[str, Any]) -> None:
 
 def console() -> Console:
     """Standard output."""
-    return Console(highlight=False, markup=False)
+    return _Console(highlight=False, markup=False)
 
 
 def tell(note: str | None) -> None:
     """A note on standard error, in one line; what a server or a model put into it cannot steer the terminal."""
     if note:
-        Console(stderr=True, highlight=False, markup=False).print(Text(f"note: {printable(note)}", style="dim"), soft_wrap=True)
+        _Console(stderr=True, highlight=False, markup=False).print(Text(f"note: {printable(note)}", style="dim"), soft_wrap=True)
 
 
 def fail(status: int, message: str) -> NoReturn:
     """Say why on standard error, in one line that cannot steer the terminal, and exit."""
-    Console(stderr=True, highlight=False, markup=False).print(Text(f"ananke: {printable(message)}"), soft_wrap=True)
+    _Console(stderr=True, highlight=False, markup=False).print(Text(f"ananke: {printable(message)}"), soft_wrap=True)
     raise typer.Exit(status)
+
+
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        """Rich would exit with 1, which means that something was refused."""
+        raise

@@ -107,6 +107,12 @@ def test_tls_refused(kind, tmp_path):
         make_client(kind, 1, tls=missing)
 
 
+@pytest.mark.parametrize("url", ["http://a:x", "http://a:99999", "http://", "http:///x", "ftp://a", "http://a\x00", "http://xn--"])
+def test_an_url_that_is_none_of_http_is_refused(url):
+    with pytest.raises(InvalidRequestError, match="URL"):
+        base_url_of(url)
+
+
 def test_the_scheme_follows_tls():
     assert base_url_of("near:1", TLSConfig()) == "https://near:1"
     assert base_url_of("https://near", TLSConfig()) == "https://near"

@@ -21,7 +21,7 @@ ENVIRONMENT_LAYER = "environment"
 OTHER_VARIABLES = frozenset(
     f"{PREFIX}{name}"
     for name in (
-        *("CONFIG", "HOME", "RUN_DIR", "DEVICE", "TORCH_INDEX", "BOARD", "STAGE_TIMES", "COMPLETE"),
+        *("CONFIG", "HOME", "RUN_DIR", "DEVICE", "TORCH_INDEX", "BOARD", "STAGE_TIMES", "COMPLETE", "TRACEBACK"),
         *("GRPC_URL", "HTTP_URL", "API_KEY", "API_KEY_PATH", "CA_FILE", "CLIENT_CERTIFICATE_FILE", "CLIENT_KEY_FILE"),
     )
 )
