@@ -82,7 +82,10 @@ def check(
     model: _Model = None,
     as_json: _Json = False,
 ) -> None:
-    """Tell whether a text satisfies a constraint, by the mask's own path and by the validator. Exit code 0 if both say so."""
+    """Tell whether a text satisfies a constraint, by the mask's own path and by the validator, which judges JSON schemas alone.
+
+    Exit code 0 if the mask says so, and the validator where there is one.
+    """
     only_one_from_input(constraint=constraint, output=output)
     source = _source(constraint, kind, whitespace, unsupported)
     text = read_text(output)
@@ -95,9 +98,9 @@ def check(
             show_report(console(), constraint, source, compiled.report)
         raise typer.Exit(REFUSED)
     mask = _by_mask(compiler, compiled.grammar, text)
-    fault = compiler.fault_of(source.constraint, text, exact=compiled.report.guarantee == "exact")
-    verdict: dict[str, Any] = {"satisfied": mask["satisfied"] and fault is None, "mask": mask}
-    verdict["validator"] = {"satisfied": fault is None, "fault": fault}
+    validator = _by_validator(compiler, compiled, source.constraint, text)
+    satisfied = mask["satisfied"] and (validator is None or validator["satisfied"])
+    verdict: dict[str, Any] = {"satisfied": satisfied, "mask": mask, "validator": validator}
     verdict["hint"] = _hint(compiler, compiled.grammar, text, mask)
     if as_json:
         print_json(verdict | {"report": _json_of(compiled.report), "note": note})
@@ -130,6 +133,13 @@ def _by_mask(compiler: OfflineCompiler, grammar: str, text: str) -> dict[str, An
     return {"satisfied": followed.satisfied, "offset": followed.offset}
 
 
+def _by_validator(compiler: OfflineCompiler, compiled: CompiledConstraint, constraint: str, text: str) -> dict[str, Any] | None:
+    if not compiler.has_validator(constraint):
+        return None
+    fault = compiler.fault_of(constraint, text, exact=compiled.report.guarantee == "exact")
+    return {"satisfied": fault is None, "fault": fault}
+
+
 def _hint(compiler: OfflineCompiler, grammar: str, text: str, mask: dict[str, Any]) -> str | None:
     ending = next((ending for ending in ("\r\n", "\n") if text.endswith(ending)), None)
     if mask["satisfied"] or ending is None or not _by_mask(compiler, grammar, text.removesuffix(ending))["satisfied"]:
@@ -148,8 +158,11 @@ def _show_verdict(verdict: dict[str, Any], text: str) -> None:
     elif not mask["satisfied"]:
         said = f"not satisfied: the text ends too soon, more has to follow {text[-40:]!r}"
     out.print(Text("mask:      ", style="bold").append(said, style="green" if mask["satisfied"] else "red"), soft_wrap=True)
-    said = printable(validator["fault"] or "satisfied")
-    out.print(Text("validator: ", style="bold").append(said, style="green" if validator["satisfied"] else "red"), soft_wrap=True)
+    if validator is None:
+        said, style = "not applicable: it judges JSON schemas alone", "dim"
+    else:
+        said, style = printable(validator["fault"] or "satisfied"), "green" if validator["satisfied"] else "red"
+    out.print(Text("validator: ", style="bold").append(said, style=f"not bold {style}"), soft_wrap=True)
     if verdict["hint"]:
         out.print(Text(f"hint: {verdict['hint']}", style="dim"), soft_wrap=True)
 

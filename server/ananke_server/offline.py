@@ -20,7 +20,7 @@ from ananke_server.constraints.compiled import CompiledConstraint, Compiler
 from ananke_server.constraints.limits import Limits
 from ananke_server.constraints.refusal import refuse
 from ananke_server.constraints.sandbox.worker import OUT_OF_MEMORY, data_bytes
-from ananke_server.constraints.verify import fault_of
+from ananke_server.constraints.verify import fault_of, has_validator
 from ananke_server.masking.program_matcher import new_program
 from ananke_server.masking.tokenizer import TokenizerSource, model_tokenizer
 
@@ -88,6 +88,10 @@ class OfflineCompiler:
     def fault_of(self, constraint: str, output: str, *, exact: bool) -> str | None:
         """What the validator finds wrong with an output of an accepted constraint."""
         return fault_of(constraint, output, exact=exact, matches=self._matches)
+
+    def has_validator(self, constraint: str) -> bool:
+        """Whether the validator judges outputs of an accepted constraint."""
+        return has_validator(constraint)
 
     def _matches(self, member: Constraint, output: str) -> bool:
         compiled = self.compile(member.to_json())

@@ -262,6 +262,29 @@ def test_check_needs_the_validator_where_the_mask_is_relaxed(write) -> None:
     assert ananke("check", *options, write("[1, 2]", "output")).exit_code == 0
 
 
+COMPOSITE = '{"type": "composite", "mode": "%s", "constraints": [{"type": "%s", %s}, {"type": "choice", "choices": ["1"]}]}'
+
+
+@pytest.mark.parametrize(
+    ("constraint", "judged"),
+    [
+        ('{"type": "json_schema", "schema": true}', True),
+        ('{"type": "regex", "pattern": "1"}', False),
+        ('{"type": "grammar", "grammar": "start: \\"1\\""}', False),
+        (COMPOSITE % ("any", "regex", '"pattern": "1"'), False),
+        (COMPOSITE % ("any", "json_schema", '"schema": true'), True),
+        (COMPOSITE % ("all", "json_schema", '"schema": true'), True),
+    ],
+)
+def test_check_says_where_no_validator_has_judged(write, constraint: str, judged: bool) -> None:
+    options = ("--constraint", write(constraint, "constraint"), "--output", write("1", "output"))
+    run = ananke("check", *options)
+    assert (run.exit_code, "validator: not applicable" in run.stdout) == (0, not judged)
+    verdict = json.loads(ananke("check", *options, "--json").stdout)
+    assert verdict["validator"] == ({"satisfied": True, "fault": None} if judged else None)
+    assert verdict["satisfied"]
+
+
 def test_check_hints_at_the_newline_that_editors_add(write) -> None:
     run = ananke("check", "-k", "regex", "--constraint", write("[ab]+\n", "regex"), "--output", write("ab\n", "output"))
     assert run.exit_code == cli.REFUSED

@@ -37,6 +37,17 @@ def fault_of(constraint: str, output: str, *, exact: bool = False, matches: Matc
     return None if fault is None or (exact and not fault.judged) else fault.message
 
 
+def has_validator(constraint: str) -> bool:
+    """Whether a validator has anything to say of an output: of a JSON schema, alone or in an ``all`` or ``any``."""
+    return _has_validator(_parsed(constraint))
+
+
+def _has_validator(constraint: Constraint) -> bool:
+    if not isinstance(constraint, CompositeConstraint):
+        return isinstance(constraint, JsonSchemaConstraint)
+    return constraint.mode != "sequence" and any(map(_has_validator, constraint.constraints))
+
+
 def _fault(constraint: Constraint, output: str, matches: Matches | None) -> Fault | None:
     if isinstance(constraint, JsonSchemaConstraint):
         return judge_of(json.dumps(constraint.schema_), ASSERTED_FORMATS).fault_of(output)
