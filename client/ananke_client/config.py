@@ -55,7 +55,7 @@ class GenerationConfig(BaseModel):
             raise ValueError(f"{', '.join(own)}: set by the field of that name, not in extra")
         try:
             json.dumps(extra, allow_nan=False)
-        except TypeError as error:
+        except (TypeError, RecursionError) as error:
             raise ValueError(f"not JSON: {error}") from error
         return extra
 

@@ -8,6 +8,7 @@ import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import NoneType
 from typing import Final
 
 from ananke_client.errors import InvalidRequestError
@@ -15,8 +16,8 @@ from ananke_client.errors import InvalidRequestError
 API_KEY_HEADER: Final = "x-api-key"
 """Name of the HTTP header, and of the gRPC metadata, that carries the API key."""
 
-# gRPC keeps the first two forms to itself; Triton 2.51 dies of the third.
-_RESERVED = re.compile(r"grpc-.*|.*-bin|triton_grpc_error")
+# gRPC keeps the first two forms to itself; Triton 2.51 dies of the third; the last two are HTTP's to write, of the body.
+_RESERVED = re.compile(r"grpc-.*|.*-bin|triton_grpc_error|content-length|transfer-encoding")
 _NAME = re.compile(r"[a-z0-9_.-]+")
 _VALUE = re.compile(r"[!-~]([ -~]*[!-~])?")
 
@@ -71,14 +72,18 @@ def headers_of(api_key: str | None, headers: Mapping[str, str] | None) -> dict[s
     Raises:
         InvalidRequestError: a name or a value cannot travel over both transports. The message never shows a value.
     """
-    given = {name.lower(): value for name, value in (headers or {}).items()}
+    if not isinstance(headers, (Mapping, NoneType)):
+        raise InvalidRequestError(f"the headers are a {type(headers).__name__}: give a mapping of texts")
+    if not isinstance(api_key, (str, NoneType)):
+        raise InvalidRequestError(f"api_key is a {type(api_key).__name__}: give a text")
+    given = {str(name).lower(): value for name, value in (headers or {}).items()}
     if key := api_key if api_key is not None else os.environ.get("ANANKE_API_KEY"):
         given[API_KEY_HEADER] = key
     for name, value in given.items():
         if not _NAME.fullmatch(name) or _RESERVED.fullmatch(name):
             raise InvalidRequestError(f"the header {name!r} is malformed or reserved: take letters, digits, - and _")
-        if not _VALUE.fullmatch(value):
-            raise InvalidRequestError(f"the value of the header {name!r} is empty, or not printable ASCII")
+        if not isinstance(value, str) or not _VALUE.fullmatch(value):
+            raise InvalidRequestError(f"the value of the header {name!r} is empty, no text, or not printable ASCII")
     return given
 
 

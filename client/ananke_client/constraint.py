@@ -19,6 +19,7 @@ from pydantic import (
     model_serializer,
     model_validator,
 )
+from typing_extensions import TypeIs
 
 from ananke_client.patterns import pattern_text
 from ananke_client.schemas import SchemaLike, adapter_of, schema_of
@@ -125,6 +126,11 @@ _ADAPTER: TypeAdapter[Constraint] = TypeAdapter(Constraint)
 
 KINDS: tuple[str, ...] = ("json_schema", "regex", "choice", "grammar", "token_mask", "composite")
 """The values of ``type``."""
+
+
+def is_constraint(value: object) -> TypeIs[Constraint]:
+    """Whether it is one of the constraints here, not a model of another kind."""
+    return isinstance(value, _Constraint)
 
 
 def parse_constraint(value: object) -> Constraint:

@@ -126,7 +126,7 @@ def error_of_response(response: httpx.Response, text: str) -> AnankeError:
     try:
         message = str(json.loads(text.strip().removeprefix("data:"))["error"])
         told = error_of_text(message)
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         message = text.strip()
         told = from_wire(message)
     if told is not None:
@@ -187,8 +187,9 @@ class EventDecoder:
 
 
 def _read_report(text: str) -> str:
-    for output in _json_object(text).get("outputs", ()):
-        if output.get("name") == "constraint_report" and (report := _scalar(output.get("data"))):
+    outputs = _json_object(text).get("outputs")
+    for output in outputs if isinstance(outputs, list) else ():
+        if isinstance(output, dict) and output.get("name") == "constraint_report" and (report := _scalar(output.get("data"))):
             return str(report)
     raise InternalError("the validation has no constraint_report")
 
@@ -213,7 +214,7 @@ def _scalar(value: Any) -> Scalar | None:
 def _json_object(text: str) -> dict[str, Any]:
     try:
         values = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InternalError(f"the response is not JSON: {error}: {text[:200]!r}") from error
     if not isinstance(values, dict):
         raise InternalError(f"the response is no JSON object: {text[:200]!r}")

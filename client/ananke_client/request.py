@@ -13,7 +13,7 @@ from typing import Any
 from pydantic import BaseModel, TypeAdapter
 
 from ananke_client.config import GenerationConfig
-from ananke_client.constraint import Constraint, ConstraintSpec, JsonSchemaConstraint
+from ananke_client.constraint import Constraint, ConstraintSpec, JsonSchemaConstraint, is_constraint
 from ananke_client.errors import AnankeError, InvalidConstraintError, InvalidRequestError
 from ananke_client.patterns import pattern_text
 from ananke_client.schemas import SchemaLike
@@ -64,10 +64,13 @@ class GenerationRequest:
         """A request of a call's arguments.
 
         Raises:
-            InvalidRequestError: the prompt, the timeout or the request id cannot be sent.
+            InvalidRequestError: the prompt, the timeout or the request id cannot be sent, or the config is none.
             InvalidConstraintError: the constraint is not JSON.
         """
-        config = config or GenerationConfig()
+        if config is None:
+            config = GenerationConfig()
+        elif not isinstance(config, GenerationConfig):
+            raise InvalidRequestError(f"the config is a {type(config).__name__}: give a GenerationConfig")
         return cls(
             text_input=_prompt_text(prompt),
             constraint=None if constraint is None else constraint_text(constraint),
@@ -127,11 +130,21 @@ def constraint_text(constraint: ConstraintLike) -> str:
             return _sendable(constraint, "constraint", InvalidConstraintError)
         if isinstance(constraint, Mapping):
             return json.dumps(dict(constraint), allow_nan=False)
-        if not isinstance(constraint, BaseModel):
-            raise InvalidConstraintError(f"the constraint is {constraint!r}: of a type make ConstraintSpec.json_schema(…)")
+        if not is_constraint(constraint):
+            raise InvalidConstraintError(f"the constraint is {constraint!r:.200}: {_advice(constraint)}")
         return _sendable(constraint.to_json(), "constraint", InvalidConstraintError)
     except (TypeError, ValueError, RecursionError) as error:
         raise InvalidConstraintError(f"the constraint is not JSON: {error}") from error
+
+
+def _advice(value: object) -> str:
+    if isinstance(value, BaseModel):
+        return f"of its type make ConstraintSpec.json_schema({type(value).__name__})"
+    if isinstance(value, re.Pattern):
+        return "of a pattern make ConstraintSpec.regex(…)"
+    if isinstance(value, (type, TypeAdapter)):
+        return "of a type make ConstraintSpec.json_schema(…)"
+    return "give one that ConstraintSpec makes, a mapping or JSON text"
 
 
 def json_schema_constraint(schema: SchemaLike) -> ConstraintLike:
@@ -187,8 +200,10 @@ def check_request_id(request_id: str) -> str:
     """The name of a request.
 
     Raises:
-        InvalidRequestError: it is empty, has a line's end, which separates names in a command, or no UTF-8 encoding.
+        InvalidRequestError: it is no text, empty, has a line's end, which separates names in a command, or no UTF-8 encoding.
     """
+    if not isinstance(request_id, str):
+        raise InvalidRequestError(f"request_id is a {type(request_id).__name__}: give a text")
     if not request_id or "\n" in request_id:
         raise InvalidRequestError(f"request_id is {'empty' if not request_id else 'of several lines'}: it is one line of text")
     return _sendable(request_id, "request_id", InvalidRequestError)

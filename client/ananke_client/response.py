@@ -32,7 +32,7 @@ class ResponseAssembler:
         """Takes one response and returns its text.
 
         Raises:
-            InternalError: the final response was there already.
+            InternalError: the final response was there already, or a count is no number.
         """
         if not outputs:
             return ""
@@ -41,7 +41,7 @@ class ResponseAssembler:
         if "finish_reason" in outputs:
             self._final = outputs
         # Each response counts its own tokens, as Triton's vLLM backend does.
-        self._output_tokens += int(outputs.get("num_output_tokens", 0))
+        self._output_tokens += _count(outputs, "num_output_tokens") if "num_output_tokens" in outputs else 0
         delta = str(outputs.get("text_output", ""))
         self._deltas.append(delta)
         return delta
@@ -65,6 +65,8 @@ class ResponseAssembler:
         if report is None and self._request.constraint is not None:
             raise InternalError("the final response has no constraint_report: nothing says that the constraint was enforced")
         logprob = final.get("cumulative_logprob")
+        if isinstance(logprob, str):
+            raise InternalError(f"cumulative_logprob is malformed: {logprob!r:.80}")
         envelope = str(final.get("provenance", ""))
         return GenerationResult(
             text="".join(self._deltas),
@@ -110,7 +112,9 @@ def refusal(error: AnankeError) -> ConstraintReport:
 def _count(outputs: Outputs, name: str) -> int:
     if name not in outputs:
         raise InternalError(f"the final response has no {name}")
-    return int(outputs[name])
+    if not isinstance(count := outputs[name], int):
+        raise InternalError(f"{name} is malformed: {count!r:.80}")
+    return count
 
 
 def _statement(envelope: str) -> dict[str, Any]:
@@ -129,7 +133,7 @@ def _statement(envelope: str) -> dict[str, Any]:
 def _json_object(outputs: Outputs, name: str) -> dict[str, Any]:
     try:
         value = json.loads(str(outputs.get(name, "{}")))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InternalError(f"{name} is malformed: {error}") from error
     if not isinstance(value, dict):
         raise InternalError(f"{name} is malformed: no JSON object")

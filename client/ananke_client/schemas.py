@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
-from pydantic import TypeAdapter
+from pydantic import BaseModel, TypeAdapter
 from pydantic.errors import PydanticSchemaGenerationError, PydanticUserError
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 from pydantic_core import core_schema
@@ -34,6 +34,8 @@ def adapter_of(schema: Any) -> TypeAdapter[Any] | None:
         return schema
     if schema is None or isinstance(schema, (str, bytes, int, float, list, tuple, set)) or inspect.isroutine(schema):
         raise InvalidConstraintError(f"the schema is a {type(schema).__name__}: give a mapping, a boolean, a type or a TypeAdapter")
+    if isinstance(schema, BaseModel):
+        raise InvalidConstraintError(f"the schema is an instance of {type(schema).__name__}: give the type itself")
     try:
         return TypeAdapter(schema)
     except (PydanticSchemaGenerationError, PydanticUserError) as error:

@@ -232,6 +232,26 @@ def test_a_key_that_is_refused_is_told_by_health(answering):
     assert "unauthenticated" in health.error
 
 
+DEEP = "[" * 100_000
+
+
+@pytest.mark.parametrize("answer", [{"text": DEEP}, {"content": f"data: {DEEP}\n\n".encode()}, {"text": "[]"}])
+@pytest.mark.parametrize("call", ["generate", "generate_stream"])
+def test_an_answer_that_is_no_object_is_an_error_of_the_tree(answering, call, answer):
+    if call == "generate_stream" and "text" in answer:
+        answer = {"content": f"data: {answer['text']}\n\n".encode()}
+    with pytest.raises(InternalError, match="JSON"):
+        list(getattr(answering(200, **answer), call)("hi"))
+    with pytest.raises(EngineUnavailableError):
+        answering(503, **answer).generate("hi")
+
+
+@pytest.mark.parametrize("outputs", [5, [5], {"name": "constraint_report"}, None])
+def test_a_validation_without_a_report_is_an_error_of_the_tree(answering, outputs):
+    with pytest.raises(InternalError, match="no constraint_report"):
+        answering(200, json={"outputs": outputs}).validate("{}")
+
+
 @pytest.mark.parametrize(
     ("fault", "error"),
     [

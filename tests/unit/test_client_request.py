@@ -4,6 +4,7 @@ import json
 import re
 
 import pytest
+from pydantic import BaseModel, TypeAdapter
 
 from ananke_client import ConstraintSpec, GenerationConfig, InvalidConstraintError, InvalidRequestError
 from ananke_client.request import GenerationRequest, choice_constraint, constraint_text, json_schema_constraint, regex_constraint
@@ -57,8 +58,9 @@ def test_request_id_is_minted_or_kept():
     assert re.fullmatch("[0-9a-f]{32}", request().request_id)
     assert request().request_id != request().request_id
     assert request(request_id="mine").request_id == "mine"
-    with pytest.raises(InvalidRequestError, match="request_id"):
-        request(request_id="")
+    for refused in ("", "a\nb", "\ud800", 5, b"a"):
+        with pytest.raises(InvalidRequestError, match="request_id"):
+            request(request_id=refused)
 
 
 def test_constraint_is_sent_as_it_is():
@@ -97,9 +99,36 @@ def test_compiled_patterns_refused(pattern):
         regex_constraint(pattern)
 
 
-def test_a_type_is_no_constraint():
-    with pytest.raises(InvalidConstraintError, match=r"ConstraintSpec\.json_schema"):
-        constraint_text(dict)
+class Point(BaseModel):
+    x: int
+
+
+@pytest.mark.parametrize(
+    ("constraint", "advice"),
+    [
+        (dict, r"ConstraintSpec\.json_schema"),
+        (TypeAdapter(int | str), r"ConstraintSpec\.json_schema"),
+        (Point(x=1), r"ConstraintSpec\.json_schema\(Point\)"),
+        (GenerationConfig(), r"ConstraintSpec\.json_schema\(GenerationConfig\)"),
+        (re.compile("a"), r"ConstraintSpec\.regex"),
+        (["a"], "a mapping or JSON text"),
+        (b"{}", "a mapping or JSON text"),
+    ],
+)
+def test_what_is_no_constraint_is_told_what_makes_one(constraint, advice):
+    with pytest.raises(InvalidConstraintError, match=advice):
+        request(constraint=constraint)
+
+
+def test_an_instance_is_no_schema():
+    with pytest.raises(InvalidConstraintError, match="an instance of Point: give the type"):
+        json_schema_constraint(Point(x=1))
+
+
+@pytest.mark.parametrize("config", [{"max_tokens": 5}, {}, "x", 0])
+def test_a_config_is_a_generation_config(config):
+    with pytest.raises(InvalidRequestError, match="give a GenerationConfig"):
+        request(config=config)
 
 
 def test_choices_are_a_list():

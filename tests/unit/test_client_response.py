@@ -27,6 +27,8 @@ FINAL = {
     "metrics": '{"ttft_ms": 2.5}',
 }
 
+DEEP = "[" * 100_000
+
 
 def assembler(constraint="{}"):
     return ResponseAssembler(GenerationRequest.of("hi", constraint, None, stream=True, timeout=1, request_id="r"))
@@ -82,6 +84,11 @@ def test_an_unconstrained_result_claims_nothing():
         ({**FINAL, "constraint_report": "{"}, "constraint_report is malformed"),
         ({**FINAL, "provenance": "{"}, "provenance is malformed"),
         ({**FINAL, "metrics": "[]"}, "metrics is malformed"),
+        ({**FINAL, "metrics": DEEP}, "metrics is malformed"),
+        ({**FINAL, "provenance": DEEP}, "provenance is malformed"),
+        ({**FINAL, "constraint_report": DEEP}, "constraint_report is malformed"),
+        ({**FINAL, "num_input_tokens": "abc"}, "num_input_tokens is malformed: 'abc'"),
+        ({**FINAL, "cumulative_logprob": "abc"}, "cumulative_logprob is malformed: 'abc'"),
     ],
 )
 def test_a_faulty_end_is_an_error(outputs, reason):
@@ -96,6 +103,12 @@ def test_a_call_without_a_final_response_was_broken_off():
     responses.add({"text_output": "a"})
     with pytest.raises(EngineUnavailableError, match="without a final response"):
         responses.result()
+
+
+@pytest.mark.parametrize("count", ["abc", 1.5, float("inf")])
+def test_a_count_that_is_none_is_an_error(count):
+    with pytest.raises(InternalError, match="num_output_tokens is malformed"):
+        assembler().add({"text_output": "a", "num_output_tokens": count})
 
 
 def test_nothing_comes_after_the_final_response():
