@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, field_validator, model_serializer
 
 _INT64 = 2**63
 _Finite = Annotated[float, Field(allow_inf_nan=False)]
@@ -15,7 +15,8 @@ _Text = Annotated[str, Field(min_length=1)]
 class GenerationConfig(BaseModel):
     """Sampling parameters, within the bounds that the server checks too.
 
-    What is not set, or is None, is not sent: the server's settings decide then. The defaults shown here are theirs.
+    What is not set, or is None, is not sent: the server's settings decide then. The defaults shown here are theirs, and no dump has
+    them, so that they are not set in what is made of a dump.
 
     Raises:
         pydantic.ValidationError: a value is out of bounds, or a field is unknown.
@@ -59,6 +60,10 @@ class GenerationConfig(BaseModel):
             raise ValueError(f"not JSON: {error}") from error
         return extra
 
+    @model_serializer(mode="wrap")
+    def _without_unset(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {name: value for name, value in serialize(self).items() if name in self.model_fields_set}
+
     def to_json(self) -> str:
         """The parameters that are set, as the JSON object that ``sampling_parameters`` takes."""
-        return json.dumps({**self.model_dump(exclude={"extra"}, exclude_none=True, exclude_unset=True), **self.extra}, allow_nan=False)
+        return json.dumps({**self.model_dump(exclude={"extra"}, exclude_none=True), **self.extra}, allow_nan=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 
 import pytest
 from hypothesis import given, settings
@@ -77,6 +78,34 @@ def test_stop_strings(value, good):
 def test_what_the_client_takes_reaches_the_engine(fields):
     params = sampling_params(GenerationConfig(**fields).to_json(), SETTINGS, constrained=True, context_left=10_000)
     assert {name: getattr(params, name) for name in fields} == fields
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        GenerationConfig(),
+        GenerationConfig(seed=1),
+        GenerationConfig(max_tokens=2048, top_k=None, stop=["a"]),
+        GenerationConfig(extra={"logprobs": 1}),
+        GenerationConfig(seed=1).model_copy(update={"temperature": 0.0}),
+    ],
+)
+def test_what_is_made_of_a_dump_sends_the_same(config):
+    for again in (
+        GenerationConfig.model_validate(config.model_dump()),
+        GenerationConfig.model_validate_json(config.model_dump_json()),
+        GenerationConfig(**config.model_dump(mode="json")),
+        pickle.loads(pickle.dumps(config)),
+    ):
+        assert (again.to_json(), again, again.model_fields_set) == (config.to_json(), config, config.model_fields_set)
+
+
+def test_what_is_too_deep_for_json_is_no_parameter():
+    deep: list = []
+    for _ in range(100_000):
+        deep = [deep]
+    with pytest.raises(ValidationError, match="not JSON"):
+        GenerationConfig(extra={"x": deep})
 
 
 def test_the_defaults_are_the_servers():
