@@ -87,8 +87,10 @@ def credentials_of(tls: TLSConfig) -> grpc.ChannelCredentials:
     """The channel's credentials.
 
     Raises:
-        InvalidRequestError: a file cannot be read.
+        InvalidRequestError: a file cannot be read, or is no PEM.
     """
+    # gRPC itself says nothing of files that it cannot use, but in its log: every call would fail as if the server were away.
+    tls.context()
     return grpc.ssl_channel_credentials(*tls.contents())
 
 

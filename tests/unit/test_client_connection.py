@@ -114,6 +114,19 @@ def test_tls_refused(kind, tmp_path):
         make_client(kind, 1, tls=missing)
 
 
+@pytest.mark.parametrize("kind", FOUR)
+def test_files_that_are_no_pem_are_told_before_any_call(kind, tmp_path, files):
+    (tmp_path / "no.pem").write_text("no certificate")
+    no_pem, client, stranger = tmp_path / "no.pem", files["client"], files["stranger"]
+    for tls in (
+        TLSConfig(ca_file=no_pem),
+        TLSConfig(certificate_file=client.certificate, key_file=no_pem),
+        TLSConfig(certificate_file=client.certificate, key_file=stranger.key),
+    ):
+        with pytest.raises(InvalidRequestError, match="TLSConfig"):
+            make_client(kind, 1, tls=tls)
+
+
 @pytest.mark.parametrize("url", ["http://a:x", "http://a:99999", "http://", "http:///x", "ftp://a", "http://a\x00", "http://xn--"])
 def test_an_url_that_is_none_of_http_is_refused(url):
     with pytest.raises(InvalidRequestError, match="URL"):
