@@ -9,6 +9,7 @@ from typing import Any, Self
 
 from ananke_client.config import GenerationConfig
 from ananke_client.errors import InvalidRequestError
+from ananke_client.extras import install_command
 from ananke_client.request import ConstraintLike, Prompt
 from ananke_client.result import GenerationResult
 
@@ -99,5 +100,5 @@ def _bar(total: int) -> Any:
     try:
         from tqdm.auto import tqdm
     except ModuleNotFoundError as error:
-        raise ModuleNotFoundError("tqdm is not installed: pip install 'ananke-triton[progress]', or give a progress callback") from error
+        raise ModuleNotFoundError(f"tqdm is not installed: {install_command('progress')}, or give a progress callback") from error
     return tqdm(total=total, unit="generation")

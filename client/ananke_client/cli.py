@@ -20,6 +20,7 @@ from rich.text import Text
 from ananke_client.bench_command import bench
 from ananke_client.command_group import CommandGroup, open_streams
 from ananke_client.errors import AnankeError, RequestError
+from ananke_client.extras import install_command
 from ananke_client.generate_command import generate
 from ananke_client.health_command import health
 from ananke_client.rendering import printable, show_report
@@ -181,7 +182,7 @@ def _offline(model: str | None) -> tuple[OfflineCompiler, str | None]:
         from ananke_server.launch import DEFAULT_MODEL
         from ananke_server.offline import OfflineCompiler
     except ModuleNotFoundError as error:
-        install = "pip install 'ananke-triton[server]'"
+        install = install_command("server")
         fail(UNAVAILABLE, f"the compiler is not installed (no {error.name}): {install}, or ask a server with --server URL")
     model = model or os.environ.get("ANANKE_MODEL") or (str(DEFAULT_MODEL) if DEFAULT_MODEL.is_dir() else None)
     try:

@@ -12,6 +12,7 @@ import typer
 from rich.text import Text
 
 from ananke_client.errors import AnankeError, GenerationError
+from ananke_client.extras import install_command
 from ananke_client.provenance import Evidence, Statement
 from ananke_client.provenance import verify as verify_envelope
 from ananke_client.terminal import REFUSED, UNAVAILABLE, USAGE, console, fail, only_one_from_input, print_json, read_bytes, tell
@@ -64,7 +65,8 @@ def _compared(model: str, statement: Statement, evidence: Evidence) -> tuple[Com
         try:
             from ananke_server.replay import Replayer, differences
         except ModuleNotFoundError as error:
-            fail(UNAVAILABLE, f"vLLM is not installed (no {error.name}): pip install 'ananke-triton[server,cpu]', or [server,gpu]")
+            install = install_command("server", "cpu")
+            fail(UNAVAILABLE, f"vLLM is not installed (no {error.name}): {install}, or '.[server,gpu]'")
         predicate = statement.predicate
         try:
             with Replayer(model, predicate.engine) as replayer:

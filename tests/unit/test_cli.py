@@ -219,7 +219,7 @@ def test_without_the_server_extra_one_line_says_what_to_install(write, monkeypat
     monkeypatch.setitem(sys.modules, "ananke_server.offline", None)
     run = ananke("validate", write(SCHEMA))
     assert run.exit_code == cli.UNAVAILABLE
-    assert "ananke-triton[server]" in run.stderr
+    assert "pip install '.[server]' in the project's folder" in run.stderr
     assert len(run.stderr.splitlines()) == 1
 
 

@@ -3,6 +3,7 @@
 import ast
 import inspect
 import json
+import re
 import subprocess
 import sys
 from importlib import metadata
@@ -14,6 +15,7 @@ from packaging.utils import canonicalize_name
 
 import ananke_client
 from ananke_client.async_client import AsyncInferenceClient
+from ananke_client.batch import Batch
 from ananke_client.client import InferenceClient
 
 FOLDER = Path(ananke_client.__file__).parents[1]
@@ -64,6 +66,18 @@ def test_the_plain_dependencies_bring_neither_torch_nor_vllm():
     assert {"grpcio", "httpx", "numpy", "pydantic", "tritonclient"} <= names
     assert not {name for name in names if name.split("-")[0] in ("torch", "vllm", "transformers", "triton", "nvidia", "llguidance", "tqdm")}
     assert {"llguidance", "transformers"} <= closure("ananke-triton", "server")
+
+
+def test_no_advice_names_a_package_that_is_on_no_index():
+    advising = re.compile(r"ananke-triton\[|install '?ananke")
+    sources = [path for folder in (FOLDER, FOLDER.parent / "server", FOLDER.parent / "scripts") for path in folder.rglob("*.py")]
+    assert [path for path in sources if advising.search(path.read_text())] == []
+
+
+def test_a_batch_without_its_bar_says_what_installs_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "tqdm.auto", None)
+    with pytest.raises(ModuleNotFoundError, match=r"pip install '\.\[progress\]' in the project's folder"):
+        Batch([], None, None, concurrency=1, progress=None, tqdm=True)
 
 
 def test_every_public_name_resolves():

@@ -119,7 +119,7 @@ def test_without_the_server_extra_the_constraint_is_not_judged(folder: Path, mon
     assert run.exit_code == cli.UNAVAILABLE
     [line] = [line for line in run.stdout.splitlines() if "not made" in line]
     assert line.split()[0] == "satisfied"
-    assert "install ananke-triton[server]" in line
+    assert "pip install '.[server]'" in line
     assert ananke("verify", folder, "envelope", "--output", "output", "--public-key", "key.pem").exit_code == 0, "nothing to judge"
 
 
@@ -179,7 +179,7 @@ def test_replay_asks_for_what_it_needs_before_it_starts_anything(folder: Path, m
     assert (run.exit_code, "give it with --constraint" in run.stderr) == (cli.USAGE, True)
     whole = ("envelope", "--model", "model", "--prompt", "prompt", "--constraint", "constraint", "--output", "output")
     run = ananke("replay", folder, *whole)
-    assert (run.exit_code, "vLLM is not installed" in run.stderr) == (cli.UNAVAILABLE, True)
+    assert (run.exit_code, "pip install '.[server,cpu]'" in run.stderr) == (cli.UNAVAILABLE, True)
     (folder / "prompt").write_text("another")
     run = ananke("replay", folder, *whole)
     assert (run.exit_code, run.stdout.splitlines()[-1]) == (cli.REFUSED, "failed")

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from pydantic import ValidationError
 
+from ananke_client.extras import install_command
 from ananke_client.provenance.canonical import NotCanonicalError, canonical_json, sha256
 from ananke_client.provenance.envelope import Envelope, EnvelopeError, SignatureFault
 from ananke_client.provenance.keys import PublicKey, PublicKeyError
@@ -175,7 +176,7 @@ def _satisfied(predicate: Predicate, record: ConstraintRecord, constraint: bytes
     if evidence.output is None:
         return Check("satisfied", "not asked", "give the output to have it checked")
     if judge is None:
-        return Check("satisfied", "not made", "nothing here judges constraints: install ananke-triton[server]")
+        return Check("satisfied", "not made", f"nothing here judges constraints: {install_command('server')}")
     try:
         text, output = constraint.decode("utf-8"), (evidence.generated(predicate) or b"").decode("utf-8")
     except ValueError as fault:
