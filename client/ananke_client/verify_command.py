@@ -11,6 +11,7 @@ from rich.text import Text
 
 from ananke_client.provenance import Evidence, Judge, Judged, Verification
 from ananke_client.provenance import verify as verify_envelope
+from ananke_client.provenance.canonical import recordable_text
 from ananke_client.rendering import printable
 from ananke_client.terminal import REFUSED, UNAVAILABLE, USAGE, console, fail, only_one_from_input, print_json, read_bytes
 
@@ -71,7 +72,7 @@ def file_digests(folder: str) -> dict[str, str]:
         for path in Path(folder).iterdir():
             if path.is_file():
                 with path.open("rb") as file:
-                    digests[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
+                    digests[recordable_text(path.name)] = hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         fail(USAGE, f"{error.filename or folder}: {error.strerror or error}")
     return digests

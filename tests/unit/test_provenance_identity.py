@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from ananke_client.provenance import canonical_json, sha256
+from ananke_client.provenance import canonical_json, read_canonical, sha256
+from ananke_client.verify_command import file_digests
 from ananke_server.provenance.identity import DigestCache, ModelIdentity
 from ananke_server.provenance.surroundings import now, versions
 
@@ -38,6 +39,17 @@ def test_a_local_model_is_known_by_its_files(tmp_path: Path) -> None:
     told = identity.to_json()
     assert told["sha256"] == hashlib.sha256(canonical_json(identity.files)).hexdigest()
     assert told["tokenizer"]["sha256"] == hashlib.sha256(canonical_json({"tokenizer.json": entry(b"{}")})).hexdigest()
+
+
+def test_a_file_whose_name_is_not_utf_8_has_a_name_that_json_can_hold(tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    Path(os.fsdecode(os.fsencode(folder) + b"/we\xffights")).write_bytes(b"a")
+    for _ in range(2):
+        identity = ModelIdentity.of(str(folder), None, cache=DigestCache(tmp_path / "digests"))
+        assert identity.files == {"we\\udcffights": entry(b"a")}
+        assert read_canonical(canonical_json(identity.to_json())) == identity.to_json()
+    assert file_digests(str(folder)) == {name: record["sha256"] for name, record in identity.files.items()}
 
 
 def test_a_tokenizer_of_its_own_folder_is_known_by_that(tmp_path: Path) -> None:

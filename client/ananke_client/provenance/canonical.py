@@ -51,16 +51,21 @@ def read_canonical(data: bytes) -> Any:
 def recordable(value: Any) -> Any:
     """A value that canonical JSON can hold: an integer beyond 2**53 - 1, and a number that is not finite, become their decimal text."""
     if isinstance(value, dict):
-        return {str(name): recordable(part) for name, part in value.items()}
+        return {recordable_text(str(name)): recordable(part) for name, part in value.items()}
     if isinstance(value, (list, tuple)):
         return [recordable(part) for part in value]
     if isinstance(value, str):
-        return value.encode("utf-8", errors="backslashreplace").decode("utf-8")
+        return recordable_text(value)
     if isinstance(value, int) and abs(value) > LARGEST_INTEGER:
         return str(value)
     if isinstance(value, float) and not abs(value) < float("inf"):
         return str(value)
     return value
+
+
+def recordable_text(text: str) -> str:
+    """A text that canonical JSON can hold: lone surrogates, as in a file's name that is not UTF-8, become their escapes."""
+    return text.encode("utf-8", errors="backslashreplace").decode("utf-8")
 
 
 def _number(text: str) -> int | float:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ananke_client.provenance import canonical_json, sha256
+from ananke_client.provenance.canonical import recordable_text
 
 logger = logging.getLogger(__name__)
 
@@ -80,7 +81,7 @@ class DigestCache:
         """Size and SHA-256 of each file that lies in a folder, by name."""
         files = sorted(file for file in folder.iterdir() if file.is_file())
         with ThreadPoolExecutor(_AT_ONCE) as threads:
-            return {file.name: entry for file, entry in zip(files, threads.map(self._digest, files), strict=True)}
+            return {recordable_text(file.name): entry for file, entry in zip(files, threads.map(self._digest, files), strict=True)}
 
     def save(self) -> None:
         """Write down what is new."""
