@@ -6,9 +6,11 @@ import hashlib
 import importlib.metadata
 import os
 import platform
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 
@@ -62,17 +64,36 @@ def test_a_tokenizer_of_its_own_folder_is_known_by_that(tmp_path: Path) -> None:
     assert own.tokenizer != other.tokenizer == ModelIdentity.of(str(tmp_path / "tokenizer"), None).tokenizer
 
 
-def test_digests_are_kept_between_starts_while_size_and_time_stay(tmp_path: Path) -> None:
+def test_digests_are_kept_between_starts_while_the_file_stays(tmp_path: Path) -> None:
     file, kept = tmp_path / "model" / "weights", tmp_path / "kept" / "digests.json"
     file.parent.mkdir()
     file.write_bytes(b"aaaa")
     identity = ModelIdentity.of(str(file.parent), None, cache=DigestCache(kept))
     assert identity.files["weights"] == entry(b"aaaa")
-    status = file.stat()
+    with patch("hashlib.file_digest", side_effect=AssertionError("read again")):
+        assert ModelIdentity.of(str(file.parent), None, cache=DigestCache(kept)) == identity
+
+
+def overwritten(file: Path) -> None:
     file.write_bytes(b"bbbb")
+
+
+def replaced(file: Path) -> None:
+    other = file.with_name("other")
+    other.write_bytes(b"bbbb")
+    other.replace(file)
+
+
+@pytest.mark.parametrize("change", [overwritten, replaced])
+def test_a_changed_file_is_read_again_though_size_and_time_are_as_before(tmp_path: Path, change: Callable[[Path], None]) -> None:
+    file, kept = tmp_path / "model" / "weights", tmp_path / "kept" / "digests.json"
+    file.parent.mkdir()
+    file.write_bytes(b"aaaa")
+    ModelIdentity.of(str(file.parent), None, cache=DigestCache(kept))
+    status = file.stat()
+    change(file)
     os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns))
-    assert ModelIdentity.of(str(file.parent), None, cache=DigestCache(kept)) == identity, "not read again"
-    os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns + 1))
+    assert (file.stat().st_size, file.stat().st_mtime_ns) == (status.st_size, status.st_mtime_ns)
     assert ModelIdentity.of(str(file.parent), None, cache=DigestCache(kept)).files["weights"] == entry(b"bbbb")
 
 

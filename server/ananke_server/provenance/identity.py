@@ -66,7 +66,10 @@ class ModelIdentity:
 
 
 class DigestCache:
-    """Digests of files by path, size and time of change, kept in a JSON file. What cannot be read or written is done without."""
+    """Digests of files by path, size, times of change and inode, kept in a JSON file. What cannot be read or written is done without.
+
+    The time of the last change of content can be set back by anybody, as ``cp -p`` does; that of the inode cannot.
+    """
 
     def __init__(self, path: Path | None) -> None:
         self._path = path
@@ -75,7 +78,7 @@ class DigestCache:
         if path is not None:
             with suppress(OSError, ValueError):
                 known = dict(json.loads(path.read_text(encoding="utf-8")))
-                self._known = {name: entry for name, entry in known.items() if isinstance(entry, list) and len(entry) == 3}
+                self._known = {name: entry for name, entry in known.items() if isinstance(entry, list) and len(entry) == 5}
 
     def digests(self, folder: Path) -> dict[str, dict[str, Any]]:
         """Size and SHA-256 of each file that lies in a folder, by name."""
@@ -103,13 +106,14 @@ class DigestCache:
     def _digest(self, file: Path) -> dict[str, Any]:
         path = file.resolve()
         status = path.stat()
+        state = [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
         known = self._known.get(str(path))
-        if known is None or known[:2] != [status.st_size, status.st_mtime_ns]:
+        if known is None or known[:4] != state:
             with path.open("rb") as opened:
-                known = [status.st_size, status.st_mtime_ns, hashlib.file_digest(opened, "sha256").hexdigest()]
+                known = [*state, hashlib.file_digest(opened, "sha256").hexdigest()]
             self._known[str(path)] = known
             self._changed = True
-        return {"bytes": known[0], "sha256": known[2]}
+        return {"bytes": known[0], "sha256": known[4]}
 
 
 def _folder_of(model: str, revision: str | None) -> tuple[Path | None, bool]:
