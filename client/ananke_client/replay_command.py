@@ -16,7 +16,7 @@ from ananke_client.extras import install_command
 from ananke_client.provenance import Evidence, Statement
 from ananke_client.provenance import verify as verify_envelope
 from ananke_client.terminal import REFUSED, UNAVAILABLE, USAGE, console, fail, only_one_from_input, print_json, read_bytes, tell
-from ananke_client.verify_command import file_digests, show
+from ananke_client.verify_command import files_in, show
 
 if TYPE_CHECKING:
     from ananke_server.replay import Comparison, Inputs, Token
@@ -40,7 +40,7 @@ def replay(
         output=None if output is None else read_bytes(output),
         constraint=None if constraint is None else read_bytes(constraint),
         prompt=read_bytes(prompt),
-        model=file_digests(model),
+        model=files_in(model),
         public_keys={file: read_bytes(file) for file in public_key or ()},
     )
     verification = verify_envelope(read_bytes(envelope), evidence)

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.text import Text
 
-from ananke_client.provenance import Evidence, Judge, Judged, Verification
+from ananke_client.provenance import Evidence, Judge, Judged, Verification, files_of
 from ananke_client.provenance import verify as verify_envelope
-from ananke_client.provenance.canonical import recordable_text
+from ananke_client.provenance.model_files import Files
 from ananke_client.rendering import printable
 from ananke_client.terminal import REFUSED, UNAVAILABLE, USAGE, console, fail, only_one_from_input, print_json, read_bytes
 
@@ -30,6 +29,7 @@ def verify(
     prompt: Annotated[str | None, typer.Option(metavar="FILE", help="the prompt as it was sent: the bytes of text_input")] = None,
     report: Annotated[str | None, typer.Option(metavar="FILE", help="the constraint_report that came with it")] = None,
     model: Annotated[str | None, typer.Option(metavar="FOLDER", help="the model: holds its files against the statement")] = None,
+    tokenizer: Annotated[str | None, typer.Option(metavar="FOLDER", help="the tokenizer, where it is not the model's own")] = None,
     public_key: Annotated[list[str] | None, typer.Option(metavar="FILE", help="a key that may have signed; repeatable")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="print one JSON object")] = False,
 ) -> None:
@@ -43,7 +43,8 @@ def verify(
         constraint=None if constraint is None else read_bytes(constraint),
         prompt=None if prompt is None else read_bytes(prompt),
         report=None if report is None else read_bytes(report),
-        model=None if model is None else file_digests(model),
+        model=files_in(model),
+        tokenizer=files_in(tokenizer),
         public_keys={file: read_bytes(file) for file in public_key or ()},
     )
     verification = verify_envelope(read_bytes(envelope), evidence, None if constraint is None else offline_judge(model))
@@ -65,17 +66,12 @@ def show(verification: Verification) -> None:
     out.print(Text(verification.result, style=style))
 
 
-def file_digests(folder: str) -> dict[str, str]:
-    """The SHA-256 of each file of a model's folder; exits where it cannot be read. Costs a second for some 1.5 GB."""
-    digests = {}
+def files_in(folder: str | None) -> Files | None:
+    """Size and SHA-256 of each file of a model's folder; exits where it cannot be read. None of none."""
     try:
-        for path in Path(folder).iterdir():
-            if path.is_file():
-                with path.open("rb") as file:
-                    digests[recordable_text(path.name)] = hashlib.file_digest(file, "sha256").hexdigest()
+        return None if folder is None else files_of(Path(folder))
     except OSError as error:
         fail(USAGE, f"{error.filename or folder}: {error.strerror or error}")
-    return digests
 
 
 def offline_judge(model: str | None) -> Judge | None:

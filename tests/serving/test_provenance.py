@@ -85,7 +85,7 @@ def test_the_command_itself_verifies_model_and_all(client: Client, provenance: P
     lines = run.stdout.splitlines()
     assert lines[-1] == "verified"
     assert [line.split()[0] for line in lines[:-1]] == [
-        *("envelope", "signature", "statement", "output", "prompt", "constraint", "satisfied", "model")
+        *("envelope", "signature", "statement", "output", "prompt", "constraint", "satisfied", "model", "tokenizer")
     ]
     assert all(line.split()[1] == "passed" for line in lines[:-1])
 

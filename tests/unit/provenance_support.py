@@ -10,6 +10,7 @@ from securesystemslib.signer import CryptoSigner
 
 from ananke_client.provenance import Envelope, PublicKey, sha256
 from ananke_client.provenance.keys import pem_of
+from ananke_client.provenance.model_files import tokenizer_digest
 from ananke_client.provenance.statement import statement
 from ananke_client.provenance.trail import trail_of
 
@@ -18,7 +19,7 @@ KEY = "sha256:" + "0" * 64
 PROMPT, OUTPUT = "A word: ", "abc7"
 TOKENS = (40, 300, 7)
 REPORT = b'{"accepted": true, "kind": "regex"}'
-FILES = {"config.json": "1" * 64, "model.safetensors": "2" * 64}
+FILES = {name: {"bytes": 10, "sha256": digit * 64} for name, digit in (("config.json", "1"), ("tokenizer.json", "2"))}
 
 
 class Key:
@@ -60,8 +61,8 @@ def predicate(**changes: Any) -> dict[str, Any]:
             "name": "Model",
             "revision": None,
             "sha256": "3" * 64,
-            "files": {name: {"bytes": 10, "sha256": digest} for name, digest in FILES.items()},
-            "tokenizer": {"sha256": "4" * 64},
+            "files": FILES,
+            "tokenizer": {"sha256": tokenizer_digest(FILES)},
         },
         "sampling_parameters": {"temperature": 0.7, "seed": 7, "max_tokens": 20, "top_p": 1.0, "min_p": 1e-7},
         "engine": {

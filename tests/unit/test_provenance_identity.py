@@ -14,8 +14,7 @@ from unittest.mock import patch
 
 import pytest
 
-from ananke_client.provenance import canonical_json, read_canonical, sha256
-from ananke_client.verify_command import file_digests
+from ananke_client.provenance import canonical_json, files_of, read_canonical, sha256
 from ananke_server.provenance.identity import DigestCache, ModelIdentity
 from ananke_server.provenance.surroundings import now, versions
 
@@ -51,7 +50,7 @@ def test_a_file_whose_name_is_not_utf_8_has_a_name_that_json_can_hold(tmp_path: 
         identity = ModelIdentity.of(str(folder), None, cache=DigestCache(tmp_path / "digests"))
         assert identity.files == {"we\\udcffights": entry(b"a")}
         assert read_canonical(canonical_json(identity.to_json())) == identity.to_json()
-    assert file_digests(str(folder)) == {name: record["sha256"] for name, record in identity.files.items()}
+    assert files_of(folder) == identity.files
 
 
 def test_a_tokenizer_of_its_own_folder_is_known_by_that(tmp_path: Path) -> None:

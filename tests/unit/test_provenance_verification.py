@@ -16,11 +16,13 @@ from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, generate_pri
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from hypothesis import given
 from hypothesis import strategies as st
-from provenance_support import CONSTRAINT, FILES, KEY, OUTPUT, PROMPT, REPORT, Key, signed, unsigned
+from provenance_support import CONSTRAINT, FILES, KEY, OUTPUT, PROMPT, REPORT, Key, predicate, signed, unsigned
 
 from ananke_client.provenance import Envelope, EnvelopeError, Evidence, Judged, Signature, Verification, canonical_json, verify
+from ananke_client.provenance.model_files import tokenizer_digest
 
 KEY_PAIR, OTHER = Key(), Key()
+OTHER_FILE = {"bytes": 10, "sha256": "9" * 64}
 
 
 def judge(constraint: str, output: str) -> Judged:
@@ -45,7 +47,7 @@ def test_an_untouched_envelope_is_verified_by_every_check() -> None:
     everything = evidence(prompt=PROMPT.encode(), report=REPORT, model=FILES)
     verification = verify(signed(KEY_PAIR).to_bytes(), everything, judge)
     assert verification.result == "verified"
-    names = ["envelope", "signature", "statement", "output", "prompt", "constraint", "satisfied", "report", "model"]
+    names = ["envelope", "signature", "statement", "output", "prompt", "constraint", "satisfied", "report", "model", "tokenizer"]
     assert [(check.name, check.result) for check in verification.checks] == [(name, "passed") for name in names]
     assert verification.statement is not None
     assert verification.statement.predicate.sampling_parameters["seed"] == 7
@@ -91,7 +93,10 @@ def test_without_a_judge_the_constraint_is_known_but_not_judged() -> None:
         ({}, {"prompt": b"another"}, "prompt", "SHA-256"),
         ({}, {"report": b"{}"}, "report", "SHA-256"),
         ({}, {"report": b"{"}, "report", "not JSON"),
-        ({}, {"model": FILES | {"config.json": "9" * 64}}, "model", "config.json"),
+        ({}, {"model": FILES | {"config.json": OTHER_FILE}}, "model", "config.json"),
+        ({}, {"model": FILES | {"chat_template.jinja": OTHER_FILE}}, "model", "not among the files of the statement: chat_template.jinja"),
+        ({}, {"model": FILES | {"chat_template.jinja": OTHER_FILE}}, "tokenizer", "others"),
+        ({}, {"tokenizer": {"tokenizer.json": OTHER_FILE}}, "tokenizer", "others"),
         ({"constraint": None, "constraint_satisfied": None}, {}, "constraint", "without a constraint"),
         ({"constraint_satisfied": False}, {}, "satisfied", "says that it is not satisfied"),
         ({"prompt": {"sha256": "A" * 64, "tokens": 1}}, {}, "statement", "/predicate/prompt/sha256"),
@@ -104,6 +109,19 @@ def test_what_does_not_fit_is_named(changes: dict[str, Any], given: dict[str, An
     assert verification.result == "failed"
     assert reason in failures(verification)[name]
     assert verification.checks[1].result == "passed", "the signature is another matter"
+
+
+def test_a_tokenizer_of_its_own_is_asked_for() -> None:
+    own = {"tokenizer.json": OTHER_FILE, "README.md": OTHER_FILE}
+    recorded = predicate()["model"] | {"tokenizer": {"sha256": tokenizer_digest(own)}}
+    envelope = signed(KEY_PAIR, model=recorded).to_bytes()
+    asked = verify(envelope, evidence(model=FILES), judge)
+    assert (asked.result, not_made(asked)) == ("incomplete", {"tokenizer": "it is not the model's own: give its folder"})
+    assert verify(envelope, evidence(model=FILES, tokenizer=own), judge).result == "verified"
+    assert verify(envelope, evidence(tokenizer=own), judge).result == "verified"
+    assert "tokenizer" in failures(verify(envelope, evidence(tokenizer=FILES), judge))
+    without = signed(KEY_PAIR, model=recorded | {"tokenizer": None}).to_bytes()
+    assert "tokenizer" not in {check.name for check in verify(without, evidence(model=FILES), judge).checks}
 
 
 def test_a_statement_that_claims_too_much_is_contradicted() -> None:

@@ -12,7 +12,8 @@ from provenance_support import CONSTRAINT, OUTPUT, PROMPT, Key, predicate, signe
 from typer.testing import CliRunner
 
 from ananke_client import cli
-from ananke_client.provenance import sha256
+from ananke_client.provenance import files_of, sha256
+from ananke_client.provenance.model_files import tokenizer_digest
 from ananke_server.constraints.canonical import constraint_key
 from ananke_server.constraints.parse import parse
 
@@ -132,13 +133,18 @@ def test_a_token_mask_is_judged_by_the_models_tokens_alone(folder: Path) -> None
 
 def test_a_model_is_held_against_the_statement(folder: Path) -> None:
     (folder / "model").mkdir()
-    for name in ("config.json", "model.safetensors"):
+    for name in ("config.json", "tokenizer.json"):
         (folder / "model" / name).write_bytes(name.encode())
-    files = {name: {"bytes": len(name), "sha256": sha256(name)} for name in ("config.json", "model.safetensors")}
-    recorded = predicate()["model"] | {"files": files}
+    files = files_of(folder / "model")
+    recorded = predicate()["model"] | {"files": files, "tokenizer": {"sha256": tokenizer_digest(files)}}
     (folder / "envelope").write_bytes(signed(KEY, model=recorded, constraint=None, constraint_satisfied=None).to_bytes())
     options = ("envelope", "--output", "output", "--public-key", "key.pem", "--model", "model")
     assert ananke("verify", folder, *options).exit_code == 0
+    (folder / "model" / "chat_template.jinja").write_text("{{ messages }}")
+    run = ananke("verify", folder, *options)
+    assert (run.exit_code, "not among the files of the statement: chat_template.jinja" in run.stdout) == (cli.REFUSED, True)
+    (folder / "model" / "chat_template.jinja").rename(folder / "chat_template.jinja")
+    assert ananke("verify", folder, *options, "--tokenizer", ".").exit_code == cli.REFUSED
     (folder / "model" / "config.json").write_bytes(b"another")
     run = ananke("verify", folder, *options)
     assert (run.exit_code, "missing or different: config.json" in run.stdout) == (cli.REFUSED, True)

@@ -8,6 +8,7 @@
 from ananke_client.provenance.canonical import NotCanonicalError, canonical_json, read_canonical, sha256
 from ananke_client.provenance.envelope import Envelope, EnvelopeError, Signature, SignatureFault
 from ananke_client.provenance.keys import PublicKey, PublicKeyError
+from ananke_client.provenance.model_files import files_of
 from ananke_client.provenance.statement import PREDICATE_TYPE, STATEMENT_TYPE, Predicate, Statement
 from ananke_client.provenance.verification import Check, Evidence, Judge, Judged, Verification, verify
 
@@ -29,6 +30,7 @@ __all__ = [
     "Statement",
     "Verification",
     "canonical_json",
+    "files_of",
     "read_canonical",
     "sha256",
     "verify",

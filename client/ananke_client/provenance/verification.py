@@ -13,6 +13,7 @@ from ananke_client.extras import install_command
 from ananke_client.provenance.canonical import NotCanonicalError, canonical_json, sha256
 from ananke_client.provenance.envelope import Envelope, EnvelopeError, SignatureFault
 from ananke_client.provenance.keys import PublicKey, PublicKeyError
+from ananke_client.provenance.model_files import Files, tokenizer_digest
 from ananke_client.provenance.statement import ConstraintRecord, Predicate, Statement
 
 Result = Literal["passed", "failed", "not made", "not asked"]
@@ -49,8 +50,10 @@ class Evidence:
     prompt: bytes | None = None
     report: bytes | None = None
     """The text of ``constraint_report``."""
-    model: Mapping[str, str] | None = None
-    """The SHA-256 of each file of the model, by name."""
+    model: Files | None = None
+    """Size and SHA-256 of each file in the model's folder, as ``files_of`` gives them."""
+    tokenizer: Files | None = None
+    """The same of the tokenizer's folder, where that is not the model's."""
     public_keys: Mapping[str, bytes] = field(default_factory=dict)
     """PEM files by name, among which the keys of all signatures have to be."""
 
@@ -117,6 +120,8 @@ def verify(envelope: bytes, evidence: Evidence, judge: Judge | None = None) -> V
         checks.append(_report(statement.predicate, evidence.report))
     if evidence.model is not None:
         checks.append(_model(statement.predicate, evidence.model))
+    if evidence.model is not None or evidence.tokenizer is not None:
+        checks += _tokenizer(statement.predicate, evidence)
     return Verification(tuple(checks), statement)
 
 
@@ -204,14 +209,32 @@ def _report(predicate: Predicate, report: bytes) -> Check:
     return _digest("report", canonical, predicate.constraint.report.sha256)
 
 
-def _model(predicate: Predicate, files: Mapping[str, str]) -> Check:
-    recorded = {name: record.sha256 for name, record in predicate.model.files.items()}
+def _model(predicate: Predicate, files: Files) -> Check:
+    recorded = _recorded(predicate)
     if not recorded:
         return Check("model", "not made", "the statement has no digests of the model's files")
-    changed = sorted(name for name, digest in recorded.items() if files.get(name) != digest)
-    if changed:
+    if changed := sorted(name for name, record in recorded.items() if files.get(name) != record):
         return Check("model", "failed", f"missing or different: {', '.join(changed):.300}")
+    # A file beside them may change what the model does, as a chat template of its own.
+    if added := sorted(files.keys() - recorded.keys()):
+        return Check("model", "failed", f"not among the files of the statement: {', '.join(added):.300}")
     return Check("model", "passed", f"{len(recorded)} files")
+
+
+def _tokenizer(predicate: Predicate, evidence: Evidence) -> list[Check]:
+    record = predicate.model.tokenizer
+    if record is None:
+        return []
+    given = evidence.model if evidence.tokenizer is None else evidence.tokenizer
+    if tokenizer_digest(given or {}) == record.sha256:
+        return [Check("tokenizer", "passed")]
+    if evidence.tokenizer is None and tokenizer_digest(_recorded(predicate)) != record.sha256:
+        return [Check("tokenizer", "not made", "it is not the model's own: give its folder")]
+    return [Check("tokenizer", "failed", "the files that make it are others")]
+
+
+def _recorded(predicate: Predicate) -> Files:
+    return {name: record.model_dump() for name, record in predicate.model.files.items()}
 
 
 def _digest(name: str, data: bytes, expected: str) -> Check:

@@ -13,18 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ananke_client.provenance import canonical_json, sha256
 from ananke_client.provenance.canonical import recordable_text
+from ananke_client.provenance.model_files import digest_of, tokenizer_digest
 
 logger = logging.getLogger(__name__)
 
 _AT_ONCE = 4
-_TOKENIZER_FILES = frozenset(
-    (
-        *("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
-        *("vocab.json", "vocab.txt", "merges.txt", "tekken.json", "spiece.model", "chat_template.jinja", "chat_template.json"),
-    )
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,19 +44,19 @@ class ModelIdentity:
         folder, is_snapshot = _folder_of(model, revision)
         files = {} if folder is None else cache.digests(folder)
         beside = folder if tokenizer in (None, model) else _folder_of(str(tokenizer), None)[0]
-        makers = {} if beside is None else {name: entry for name, entry in cache.digests(beside).items() if name in _TOKENIZER_FILES}
+        makers = {} if beside is None else cache.digests(beside)
         cache.save()
         return cls(
             name=model if is_snapshot or folder is None else folder.name,
             revision=folder.name if is_snapshot and folder is not None else revision,
             files=files,
-            tokenizer=_digest(makers),
+            tokenizer=tokenizer_digest(makers),
         )
 
     def to_json(self) -> dict[str, Any]:
         """The identity as a predicate holds it."""
         tokenizer = None if self.tokenizer is None else {"sha256": self.tokenizer}
-        return {"name": self.name, "revision": self.revision, "sha256": _digest(self.files), "files": self.files, "tokenizer": tokenizer}
+        return {"name": self.name, "revision": self.revision, "sha256": digest_of(self.files), "files": self.files, "tokenizer": tokenizer}
 
 
 class DigestCache:
@@ -129,7 +123,3 @@ def _folder_of(model: str, revision: str | None) -> tuple[Path | None, bool]:
     except (HFValidationError, LocalEntryNotFoundError, OSError) as fault:
         logger.warning("the files of %s are not in the hub's cache, so provenance has no digests of them: %s", model, fault)
         return None, False
-
-
-def _digest(files: dict[str, dict[str, Any]]) -> str | None:
-    return sha256(canonical_json(files)) if files else None
