@@ -54,6 +54,7 @@ if TYPE_CHECKING:
     from ananke_client.result import GenerationResult, Usage
     from ananke_client.retry import RetryPolicy
     from ananke_client.stream import AsyncGenerationStream, GenerationStream
+    from ananke_client.version import __version__
 
 __all__ = [
     "API_KEY_HEADER",
@@ -109,6 +110,7 @@ __all__ = [
     "UnsupportedConstraintError",
     "Usage",
     "VerificationFailedError",
+    "__version__",
     "parse_constraint",
 ]
 
@@ -137,6 +139,7 @@ _MODULES = {
     "result": ("GenerationResult", "Usage"),
     "retry": ("RetryPolicy",),
     "stream": ("AsyncGenerationStream", "GenerationStream"),
+    "version": ("__version__",),
 }
 _HOMES = {name: module for module, names in _MODULES.items() for name in names}
 

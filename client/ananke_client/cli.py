@@ -30,6 +30,7 @@ from ananke_client.server_options import client_of
 from ananke_client.source import Kind, Source
 from ananke_client.terminal import REFUSED, UNAVAILABLE, USAGE, console, fail, only_one_from_input, print_json, read_text, tell
 from ananke_client.verify_command import verify
+from ananke_client.version import __version__
 
 if TYPE_CHECKING:
     from ananke_server.constraints import CompiledConstraint
@@ -38,7 +39,9 @@ if TYPE_CHECKING:
 SERVER_TIMEOUT = 60.0
 BYTES_NOTE = "no model given or found: one token a byte, so special tokens and token masks are not judged as the model's would be"
 
-app = typer.Typer(cls=CommandGroup, no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False, help=__doc__)
+HELP = (__doc__ or "").replace("``", "")
+
+app = typer.Typer(cls=CommandGroup, no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False, help=HELP)
 
 _Kind = Annotated[Kind, typer.Option("--kind", "-k", help="what FILE holds: a constraint as JSON, or a bare schema, pattern or grammar")]
 _Whitespace = Annotated[str | None, typer.Option(help="of a schema: flexible or compact")]
@@ -46,6 +49,16 @@ _Unsupported = Annotated[str | None, typer.Option(help="of a schema: refuse or v
 _Model = Annotated[str | None, typer.Option(help="folder or hub's name of the tokenizer; else $ANANKE_MODEL, the set-up's model, or bytes")]
 _Json = Annotated[bool, typer.Option("--json", help="print one JSON object")]
 
+
+def _show_version(asked: bool) -> None:
+    if asked:
+        print(f"ananke {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(version: Annotated[bool, typer.Option("--version", is_eager=True, callback=_show_version, help="print it")] = False) -> None:
+    """Options of ``ananke`` itself."""
 
 
 @app.command()
@@ -55,7 +68,7 @@ def validate(
     whitespace: _Whitespace = None,
     unsupported: _Unsupported = None,
     model: _Model = None,
-    server: Annotated[str | None, typer.Option(metavar="URL", help="ask a running server: http://HOST:PORT, or HOST:PORT for gRPC")] = None,
+    server: Annotated[str | None, typer.Option(metavar="URL", help="ask a running server, as generate does")] = None,
     as_json: _Json = False,
 ) -> None:
     """Tell whether a constraint is enforced, with which guarantee, and what has to change where it is not."""

@@ -49,7 +49,8 @@ def generate(
     Exit code 0 if the constraint is satisfied or there is none, 1 if it is refused or not satisfied, 2 for wrong usage,
     3 without an answer.
     """
-    only_one_from_input(PROMPT=prompt or prompt_file or "-", schema=schema, grammar=grammar, constraint=constraint)
+    source = "-" if prompt is prompt_file is None else prompt if prompt_file is None else prompt_file
+    only_one_from_input(PROMPT=source, schema=schema, grammar=grammar, constraint=constraint)
     text = given.prompt_of(prompt, prompt_file, chat=chat)
     limits = given.constraint_of(
         schema=schema,

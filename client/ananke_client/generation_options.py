@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Sequence
 from typing import Annotated
@@ -19,7 +20,7 @@ Regex = Annotated[str | None, typer.Option(metavar="PATTERN", help="regex that t
 Choice = Annotated[list[str] | None, typer.Option(metavar="TEXT", help="one of the texts to choose from; repeatable")]
 Grammar = Annotated[
     str | None,
-    typer.Option(metavar="GRAMMAR", help="Lark, or GBNF if it has ::=: a file, or the text itself, with its start: or ::="),
+    typer.Option(metavar="GRAMMAR", help="Lark, or GBNF, which has ::= and no start: a file, or the text itself"),
 ]
 ConstraintText = Annotated[
     str | None,
@@ -33,6 +34,9 @@ TopP = Annotated[float | None, typer.Option(help="share of the probability that 
 TopK = Annotated[int | None, typer.Option(help="how many tokens are sampled from; 0 is all")]
 Seed = Annotated[int | None, typer.Option(help="of the sampling; else the server draws one")]
 
+# The rule that each grammar in Lark has; in its texts and comments ::= may stand as well.
+_LARK = re.compile(r"^\s*[?!]*start\s*(\[[^\]\n]*\]\s*)?(\.\s*\d+\s*)?:(?!:=)", re.MULTILINE)
+
 
 def prompt_of(argument: str | None, file: str | None, *, chat: bool) -> Prompt:
     """The prompt: the argument, a file's text, or standard input's where neither is given or one is ``-``; exits on wrong usage."""
@@ -40,7 +44,7 @@ def prompt_of(argument: str | None, file: str | None, *, chat: bool) -> Prompt:
         fail(USAGE, "give PROMPT or --prompt-file, not both")
     if argument is None and file is None and (sys.stdin is None or sys.stdin.isatty()):
         fail(USAGE, "no prompt: give PROMPT, --prompt-file FILE, or text on standard input")
-    text = argument if argument not in (None, "-") else read_text(file or "-")
+    text = argument if argument not in (None, "-") else read_text("-" if file is None else file)
     return [{"role": "user", "content": text}] if chat else text
 
 
@@ -69,8 +73,8 @@ def constraint_of(
     if choice:
         return choice_constraint(choice)
     if grammar is not None:
-        text = grammar if "::=" in grammar or "start:" in grammar else read_text(grammar)
-        return Source(text, Kind.GBNF if "::=" in text else Kind.LARK).constraint
+        text = grammar if "::=" in grammar or _LARK.search(grammar) else read_text(grammar)
+        return Source(text, Kind.GBNF if "::=" in text and not _LARK.search(text) else Kind.LARK).constraint
     return None if constraint is None else _json_text(constraint)
 
 

@@ -73,7 +73,7 @@ def target_of(url: str | None) -> str:
     """
     target = url or os.environ.get("ANANKE_GRPC_URL") or "localhost:8001"
     if re.match(r"(https?|grpcs?)://", target):
-        raise InvalidRequestError(f"the gRPC URL {target!r} has a scheme: give host:port")
+        raise InvalidRequestError(f"the gRPC URL {target!r} has a scheme: give host:port, with tls=TLSConfig() where it is encrypted")
     return target
 
 

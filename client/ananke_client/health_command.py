@@ -29,7 +29,7 @@ def health(
     generate: Annotated[bool, typer.Option("--generate", help="have it generate a word within a constraint too")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="print one JSON object")] = False,
 ) -> None:
-    """Tell whether a server is live and can generate, and its engine's status; with ``--generate``, whether it does generate.
+    """Tell whether a server is live and can generate, and its engine's status; with --generate, whether it does generate.
 
     Exit code 0 if so, 1 if it is live but not ready or does not generate, 3 if it is out of reach.
     """

@@ -35,7 +35,7 @@ def replay(
 
     Exit code 0 if they are, 1 if one differs or the files are not those of the envelope, 3 if the model cannot be run here.
     """
-    only_one_from_input(ENVELOPE=envelope, prompt=prompt, constraint=constraint, output=output)
+    only_one_from_input(ENVELOPE=envelope, prompt=prompt, constraint=constraint, output=output, public_key=public_key)
     evidence = Evidence(
         output=None if output is None else read_bytes(output),
         constraint=None if constraint is None else read_bytes(constraint),

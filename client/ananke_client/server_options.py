@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import Annotated
 
@@ -15,14 +16,14 @@ from ananke_client.terminal import REFUSED, UNAVAILABLE, USAGE
 
 Server = Annotated[
     str | None,
-    typer.Option(metavar="URL", help="http://HOST:PORT, or HOST:PORT for gRPC; else $ANANKE_GRPC_URL or localhost:8001"),
+    typer.Option(metavar="URL", help="http[s]://HOST:PORT; gRPC: HOST:PORT or grpcs://HOST:PORT; else $ANANKE_GRPC_URL or localhost:8001"),
 ]
 Http = Annotated[bool, typer.Option("--http", help="over HTTP: HOST:PORT means that; else $ANANKE_HTTP_URL or localhost:8000")]
 Timeout = Annotated[float, typer.Option(metavar="SECONDS", help="how long a request may take, retries included")]
 
 
 def client_of(server: str | None, *, http: bool = False, timeout: float) -> InferenceClient:
-    """A client of the server that the options name; encrypted over gRPC, and to https://…, where the environment says how.
+    """A client of the server that the options name; encrypted to https://…, to grpcs://… and over gRPC where the environment says how.
 
     Raises:
         InvalidRequestError: the URL is none that the client takes, or a certificate or the file of the key cannot be used.
@@ -36,8 +37,10 @@ def client_of(server: str | None, *, http: bool = False, timeout: float) -> Infe
         return AnankeInferenceHTTPClient(url=url, timeout=timeout, tls=encrypted, api_key=api_key)
     from ananke_client.grpc_client import AnankeInferenceClient
 
-    target = None if server is None else server.removeprefix("grpc://")
-    return AnankeInferenceClient(url=target, timeout=timeout, tls=tls, api_key=api_key)
+    url = server or os.environ.get("ANANKE_GRPC_URL") or ""
+    if url.startswith("grpcs://"):
+        tls = tls or TLSConfig()
+    return AnankeInferenceClient(url=re.sub("^grpcs?://", "", url) or None, timeout=timeout, tls=tls, api_key=api_key)
 
 
 def tls_of_environment() -> TLSConfig | None:

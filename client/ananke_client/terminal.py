@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -39,9 +40,12 @@ def read_text(file: str) -> str:
         fail(USAGE, f"{file}: not UTF-8 text: byte {error.start} is {data[error.start]:#04x}")
 
 
-def only_one_from_input(**files: str | None) -> None:
-    """Exits where more than one option reads standard input; an argument's name is in capitals."""
-    taken = [name if name.isupper() else f"--{name}" for name, file in files.items() if file == "-"]
+def only_one_from_input(**files: str | Sequence[str] | None) -> None:
+    """Exits where more than one file is standard input; an option that is repeatable has a list, an argument's name is in capitals."""
+    taken = []
+    for name, given in files.items():
+        shown = name if name.isupper() else f"--{name.replace('_', '-')}"
+        taken += [shown for file in ([given] if isinstance(given, str) else given or ()) if file == "-"]
     if len(taken) > 1:
         fail(USAGE, f"one of {' and '.join(taken)} can be standard input, not {'both' if len(taken) == 2 else 'all'}")
 

@@ -37,7 +37,7 @@ def verify(
 
     Exit code 0 if every check passed, 1 if one failed, 3 if none failed but one could not be made, as the signature's without a key.
     """
-    only_one_from_input(ENVELOPE=envelope, output=output, constraint=constraint, prompt=prompt, report=report)
+    only_one_from_input(ENVELOPE=envelope, output=output, constraint=constraint, prompt=prompt, report=report, public_key=public_key)
     evidence = Evidence(
         output=read_bytes(output),
         constraint=None if constraint is None else read_bytes(constraint),

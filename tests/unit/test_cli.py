@@ -7,6 +7,8 @@ import socket
 import subprocess
 import sys
 import time
+import tomllib
+from importlib import metadata
 
 import httpx
 import pytest
@@ -14,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
+import ananke_client
 from ananke_client import AnankeInferenceHTTPClient, cli
 from ananke_client.places import find, line_and_column
 from ananke_client.report import Diagnostic
@@ -328,6 +331,20 @@ def test_the_command_runs_as_a_process(write) -> None:
     run = subprocess.run([*command[:3], "validate", "/no/such/file"], capture_output=True, text=True, timeout=120)
     assert (run.returncode, run.stdout) == (cli.USAGE, "")
     assert "Traceback" not in run.stderr
+
+
+def test_the_version_is_that_of_the_package() -> None:
+    run = ananke("--version")
+    assert (run.exit_code, run.stdout) == (0, f"ananke {ananke_client.__version__}\n")
+    declared = tomllib.loads((launch.PROJECT / "pyproject.toml").read_text())["project"]
+    assert (ananke_client.__version__, declared["version"]) == (metadata.version(declared["name"]), ananke_client.__version__)
+
+
+@pytest.mark.parametrize("command", ["", *(command.callback.__name__ for command in cli.app.registered_commands)])
+def test_help_has_no_markup(command: str) -> None:
+    run = ananke(*command.split(), "--help")
+    assert run.exit_code == 0
+    assert "`" not in run.stdout
 
 
 def test_the_client_imports_nothing_of_the_command_line() -> None:

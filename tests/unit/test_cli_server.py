@@ -12,7 +12,7 @@ import httpx
 import pytest
 from typer.testing import CliRunner
 
-from ananke_client import AnankeInferenceHTTPClient, RetryPolicy, cli, connection, grpc_client, http_client, server_options
+from ananke_client import AnankeInferenceHTTPClient, RetryPolicy, TLSConfig, cli, connection, grpc_client, http_client, server_options
 from ananke_client.bench_command import on_this_machine
 from ananke_client.health import HealthStatus
 from ananke_client.load import Load, Timing
@@ -99,7 +99,9 @@ def test_the_prompt_comes_from_the_argument_a_file_or_standard_input(answer, tmp
 
 SCHEMA = '{"type": "integer"}'
 LARK = 'start: "a"\n'
-GBNF = 'root ::= "a"\n'
+SPACED = '\n  ?start.2 : "::="'
+ATTRIBUTED = 'start[temperature=0.5]: "a"'
+GBNF = 'root ::= start\nstart ::= "start: a"\n'
 
 
 @pytest.mark.parametrize(
@@ -107,6 +109,8 @@ GBNF = 'root ::= "a"\n'
     [
         ("--schema", SCHEMA, {"type": "json_schema", "schema": {"type": "integer"}}),
         ("--grammar", LARK, {"type": "grammar", "syntax": "lark", "grammar": LARK}),
+        ("--grammar", SPACED, {"type": "grammar", "syntax": "lark", "grammar": SPACED}),
+        ("--grammar", ATTRIBUTED, {"type": "grammar", "syntax": "lark", "grammar": ATTRIBUTED}),
         ("--grammar", GBNF, {"type": "grammar", "syntax": "gbnf", "grammar": GBNF}),
         ("--constraint", '{"type": "regex", "pattern": "a"}', {"type": "regex", "pattern": "a"}),
     ],
@@ -118,6 +122,37 @@ def test_a_constraint_is_a_file_or_the_text_itself(answer, tmp_path, option, tex
         run = ananke("generate", "x", option, given, stdin=stdin)
         assert run.exit_code == 0, run.output
         assert json.loads(sent.pop()["constraint"]) == constraint
+
+
+def test_an_empty_prompt_leaves_standard_input_to_the_constraint(answer, tmp_path) -> None:
+    sent = answer(events_of("a"))
+    run = ananke("generate", "", "--constraint", "-", stdin='{"type": "choice", "choices": ["a"]}')
+    assert run.exit_code == 0, run.output
+    assert (sent[0]["text_input"], json.loads(sent[0]["constraint"])["type"]) == ("", "choice")
+    run = ananke("generate", "--prompt-file", "", stdin="x")
+    assert (run.exit_code, "directory" in run.stderr) == (USAGE, True)
+
+
+@pytest.mark.parametrize(
+    ("server", "environment", "url", "encrypted"),
+    [
+        ("grpcs://far:1", {}, "far:1", True),
+        ("grpc://far:1", {}, "far:1", False),
+        ("far:1", {}, "far:1", False),
+        (None, {"ANANKE_GRPC_URL": "grpcs://far:1"}, "far:1", True),
+        (None, {"ANANKE_GRPC_URL": "far:1"}, "far:1", False),
+        (None, {}, None, False),
+    ],
+)
+def test_grpcs_is_encrypted_and_trusts_the_usual_authorities(monkeypatch, server, environment, url, encrypted) -> None:
+    for name in ("GRPC_URL", "CA_FILE", "CLIENT_CERTIFICATE_FILE", "CLIENT_KEY_FILE"):
+        monkeypatch.delenv(f"ANANKE_{name}", raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    made = []
+    monkeypatch.setattr("ananke_client.grpc_client.AnankeInferenceClient", lambda **options: made.append(options))
+    server_options.client_of(server, timeout=5)
+    assert made == [{"url": url, "timeout": 5, "tls": TLSConfig() if encrypted else None, "api_key": None}]
 
 
 def test_patterns_choices_and_options_of_a_schema_are_sent(answer) -> None:

@@ -159,6 +159,8 @@ def test_a_model_is_held_against_the_statement(folder: Path) -> None:
         (("envelope", "--output", "output", "--model", "none"), "No such file"),
         (("-", "--output", "-"), "one of ENVELOPE and --output can be standard input, not both"),
         (("-", "--output", "-", "--prompt", "-"), "not all"),
+        (("envelope", "--output", "-", "--public-key", "-"), "one of --output and --public-key"),
+        (("envelope", "--output", "output", "--public-key", "-", "--public-key", "-"), "one of --public-key and --public-key"),
         (("envelope",), "--output"),
     ],
 )
