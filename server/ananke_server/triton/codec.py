@@ -24,11 +24,12 @@ _FLAGGED = {
 }
 """Outputs that a request has to ask for by a flag."""
 _INPUTS = ("text_input", "constraint", "sampling_parameters", "stream", "exclude_input_in_output", *_FLAGGED, "deadline_ms")
-# Ours, and those that Triton's protocols and clients have of their own.
 _COMMANDS: tuple[Literal["cancel", "renew"], ...] = ("cancel", "renew")
-_OURS = ("deadline_ms", "lease_ms", "attempt_id", "client_id", "traceparent", "status", *_COMMANDS)
+PARAMETERS = ("deadline_ms", "lease_ms", "attempt_id", "client_id", "traceparent", "status", *_COMMANDS)
+"""Request parameters of our own; an API key may be one too."""
+# What Triton's protocols and clients have of their own.
 _TRITONS = ("id", "sequence_id", "sequence_start", "sequence_end", "priority", "timeout", "binary_data_output")
-_PARAMETERS = frozenset((*_OURS, *_TRITONS))
+_KNOWN = frozenset((*PARAMETERS, *_TRITONS))
 
 # By name: while Triton completes a model's configuration, pb_utils has no TritonError yet.
 _TRITON_CODES = {
@@ -112,7 +113,7 @@ def deadline_of(parameters: dict[str, Any]) -> float | None:
 def _check_names(parameters: dict[str, Any]) -> None:
     """Over HTTP every key that names no tensor becomes a parameter: a misspelt ``constraint`` must not pass."""
     for name in parameters:
-        if name not in _PARAMETERS and not name.startswith("triton_"):
+        if name not in _KNOWN and not name.startswith("triton_"):
             close = difflib.get_close_matches(name, _INPUTS, n=1)
             hint = f"; did you mean {close[0]}?" if close else f"; inputs: {', '.join(_INPUTS)}"
             raise InvalidRequestError(f"unknown input or parameter {name!r}{hint}")
