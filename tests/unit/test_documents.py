@@ -66,6 +66,18 @@ def test_json_blocks_are_json(document: str) -> None:
             json.loads(block.text)
 
 
+@pytest.mark.timeout(600)
+def test_python_blocks_pass_a_strict_type_checker(tmp_path: Path) -> None:
+    every = [block for document in DOCUMENTS for block in blocks(document) if block.language == "python"]
+    written = [block for block in every if "ananke_client" in block.text]
+    assert len(written) >= 5
+    for index, block in enumerate(written):
+        (tmp_path / f"block_{index}.py").write_text(block.text)
+    command = [sys.executable, "-m", "mypy", "--config-file", str(PROJECT / "pyproject.toml"), *map(str, tmp_path.glob("*.py"))]
+    done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, timeout=500)
+    assert done.returncode == 0, done.stdout + "\n".join(f"block_{index} is {block}" for index, block in enumerate(written))
+
+
 def test_constraints_in_tables_are_constraints() -> None:
     examples = []
     for _, text in every_text():
