@@ -85,7 +85,9 @@ class Runner:
 def runner(server: TritonServer, provenance: Provenance, tmp_path: Path) -> Runner:
     if shutil.which("curl") is None:
         pytest.skip("no curl")
-    shutil.copy(provenance.public_key, tmp_path / "signing.pub.pem")
+    keys = tmp_path / ".ananke" / "keys"  # where `make key` puts them, as the documents say
+    keys.mkdir(parents=True)
+    shutil.copy(provenance.public_key, keys / "signing.pub.pem")
     return Runner(tmp_path, server.http_url, server.grpc_url, server.metrics_url, {})
 
 

@@ -1,7 +1,8 @@
 """Provenance: statements about outputs, their signed envelopes, and how to verify them.
 
     envelope = result.envelope.encode()
-    verification = verify(envelope, Evidence(output=result.text.encode(), public_keys={"key": Path("signing.pub.pem").read_bytes()}))
+    keys = {"key": Path(".ananke/keys/signing.pub.pem").read_bytes()}
+    verification = verify(envelope, Evidence(output=result.text.encode(), public_keys=keys))
     verification.result  # "verified", "failed" or "incomplete"
 """
 
