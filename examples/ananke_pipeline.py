@@ -3,7 +3,7 @@
 The three stages are simulated here, each in a few lines: the real ones read whole code bases. What passes between Braid and the
 server is real: the flat form of a constraint, whose keys all hold at once and whose other keys are metadata.
 
-    python examples/ananke_pipeline.py [--server HOST:PORT]
+    .venv/bin/python examples/ananke_pipeline.py [--server HOST:PORT]
 """
 
 from __future__ import annotations

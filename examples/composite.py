@@ -1,6 +1,6 @@
 """Composite: constraints put together, as a sequence of parts, all of several, or any of them.
 
-    python examples/composite.py [--server HOST:PORT]
+    .venv/bin/python examples/composite.py [--server HOST:PORT]
 """
 
 from __future__ import annotations

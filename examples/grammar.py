@@ -2,7 +2,7 @@
 
 A program nests, which no regex can say: repeat 4 [ forward 50 right 90 ]
 
-    python examples/grammar.py [--server HOST:PORT]
+    .venv/bin/python examples/grammar.py [--server HOST:PORT]
 """
 
 from __future__ import annotations

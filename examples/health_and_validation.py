@@ -1,6 +1,6 @@
 """Health and validation: whether the server can generate, and what becomes of a constraint before a token is spent on it.
 
-    python examples/health_and_validation.py [--server HOST:PORT]
+    .venv/bin/python examples/health_and_validation.py [--server HOST:PORT]
 """
 
 from __future__ import annotations

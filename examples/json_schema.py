@@ -1,6 +1,6 @@
 """JSON schema: an API's handler, described by the model as an instance of a type and then written out as Python.
 
-    python examples/json_schema.py [--server HOST:PORT]
+    .venv/bin/python examples/json_schema.py [--server HOST:PORT]
 """
 
 from __future__ import annotations

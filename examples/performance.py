@@ -2,7 +2,7 @@
 
 Figures of one machine that runs model and client are no benchmark: `ananke bench` says more, and benchmarks/ has measured ones.
 
-    python examples/performance.py [--server HOST:PORT]
+    .venv/bin/python examples/performance.py [--server HOST:PORT]
 """
 
 from __future__ import annotations

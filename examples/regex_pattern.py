@@ -1,6 +1,6 @@
 """Regex: the definition of a class, streamed as the model writes it, and then executed.
 
-    python examples/regex_pattern.py [--server HOST:PORT]
+    .venv/bin/python examples/regex_pattern.py [--server HOST:PORT]
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import re
@@ -76,6 +77,11 @@ def test_python_blocks_pass_a_strict_type_checker(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "mypy", "--config-file", str(PROJECT / "pyproject.toml"), *map(str, tmp_path.glob("*.py"))]
     done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, timeout=500)
     assert done.returncode == 0, done.stdout + "\n".join(f"block_{index} is {block}" for index, block in enumerate(written))
+
+
+def test_examples_say_with_which_interpreter_they_run() -> None:
+    for example in (PROJECT / "examples").glob("*.py"):
+        assert f"    .venv/bin/python examples/{example.name} " in (ast.get_docstring(ast.parse(example.read_text()), clean=False) or "")
 
 
 def test_constraints_in_tables_are_constraints() -> None:
