@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import uuid
 
 from ananke_client.batch import BatchItem, Outcome
@@ -16,7 +17,7 @@ from ananke_client.lease import LeaseKeeper
 from ananke_client.model_info import ModelMetadata, ModelStatistics
 from ananke_client.report import ConstraintReport
 from ananke_client.request import ConstraintLike, GenerationRequest, Prompt, check_request_id, check_timeout, constraint_text
-from ananke_client.response import parse_report, refusal
+from ananke_client.response import refusal
 from ananke_client.result import GenerationResult
 from ananke_client.retry import Attempts, RetryPolicy
 from ananke_client.transport import Question, T, Transport
@@ -104,8 +105,10 @@ class Exchange:
     async def validate(self, constraint: ConstraintLike, timeout: float | None) -> ConstraintReport:
         """The server's report on a constraint."""
         try:
-            question = self._transport.codec.validation(self._validate_model, constraint_text(constraint))
-            return parse_report(await self._ask(question, self._timeout if timeout is None else timeout))
+            seconds = check_timeout(self._timeout if timeout is None else timeout)
+            parameters: dict[str, int | str] = {"client_id": self._client_id, "deadline_ms": math.ceil(seconds * 1000)}
+            question = self._transport.codec.validation(self._validate_model, constraint_text(constraint), parameters)
+            return await self._ask(question, seconds)
         except AnankeError as error:
             return refusal(error)
 

@@ -28,8 +28,9 @@ from ananke_client.errors import (
 from ananke_client.foreign_errors import error_of_text
 from ananke_client.model_info import ModelMetadata, ModelStatistics, StatisticsReply
 from ananke_client.proxies import is_this_machine
+from ananke_client.report import ConstraintReport
 from ananke_client.request import GenerationRequest
-from ananke_client.response import Outputs, Scalar
+from ananke_client.response import Outputs, Scalar, validation_report
 from ananke_client.transport import Question
 
 CHANNEL_OPTIONS: Final = (
@@ -97,8 +98,9 @@ def credentials_of(tls: TLSConfig) -> grpc.ChannelCredentials:
 class GrpcCodec:
     """Triton's questions as calls of its gRPC service."""
 
-    def validation(self, model: str, constraint: str) -> Question[str]:
+    def validation(self, model: str, constraint: str, parameters: Mapping[str, int | str]) -> Question[ConstraintReport]:
         message = encode_tensors(model, {"constraint": constraint})
+        _set_parameters(message, parameters)
         message.outputs.add(name="constraint_report")
         return Question("ModelInfer", message, _read_report)
 
@@ -198,11 +200,11 @@ def _set_parameters(message: service_pb2.ModelInferRequest, parameters: Mapping[
             message.parameters[name].int64_param = value
 
 
-def _read_report(message: service_pb2.ModelInferResponse) -> str:
+def _read_report(message: service_pb2.ModelInferResponse) -> ConstraintReport:
     outputs = decode_outputs(message)
     if "constraint_report" not in outputs:
         raise InternalError("the validation has no constraint_report")
-    return str(outputs["constraint_report"])
+    return validation_report(str(outputs["constraint_report"]))
 
 
 def _info(kind: type[Info]) -> Callable[[Message], Info]:

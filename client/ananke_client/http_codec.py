@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol, TypeVar
 from urllib.parse import quote
 
@@ -25,8 +25,9 @@ from ananke_client.errors import (
 )
 from ananke_client.foreign_errors import error_of_text
 from ananke_client.model_info import ModelMetadata, ModelStatistics, StatisticsReply
+from ananke_client.report import ConstraintReport
 from ananke_client.request import GenerationRequest
-from ananke_client.response import Outputs, Scalar
+from ananke_client.response import Outputs, Scalar, validation_report
 from ananke_client.transport import Question
 
 Info = TypeVar("Info", bound=BaseModel)
@@ -79,8 +80,9 @@ def generation_body(request: GenerationRequest) -> dict[str, Any]:
 class HttpCodec:
     """Triton's questions as HTTP requests; a reply whose status is no success raises before it is read."""
 
-    def validation(self, model: str, constraint: str) -> Question[str]:
+    def validation(self, model: str, constraint: str, parameters: Mapping[str, int | str]) -> Question[ConstraintReport]:
         body = {
+            "parameters": dict(parameters),
             "inputs": [{"name": "constraint", "datatype": "BYTES", "shape": [1], "data": [constraint]}],
             "outputs": [{"name": "constraint_report"}],
         }
@@ -186,11 +188,11 @@ class EventDecoder:
         return ()
 
 
-def _read_report(text: str) -> str:
+def _read_report(text: str) -> ConstraintReport:
     outputs = _json_object(text).get("outputs")
     for output in outputs if isinstance(outputs, list) else ():
         if isinstance(output, dict) and output.get("name") == "constraint_report" and (report := _scalar(output.get("data"))):
-            return str(report)
+            return validation_report(str(report))
     raise InternalError("the validation has no constraint_report")
 
 

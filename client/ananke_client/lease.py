@@ -14,6 +14,9 @@ from ananke_client.deadline import Deadline
 from ananke_client.request import LEASE
 from ananke_client.transport import Pause, Responses
 
+_RENEWALS = 6
+"""In the time of a lease, so that it outlives some that fail, and a process that stands still for a while."""
+
 
 class Leased(Protocol):
     """A call that may have a try under way, under a lease."""
@@ -31,9 +34,9 @@ class Background(Protocol):
 
 
 class LeaseKeeper:
-    """Renews the leases of all calls every third of a lease, and ends the streams that were dropped open.
+    """Renews the leases of all calls some times a lease, and ends the streams that were dropped open.
 
-    Works in one thread or task, which ends when there are none; calls that are shorter than a third cost no renewal.
+    Works in one thread or task, which ends when there are none; calls that are shorter than the time between two renewals cost none.
     """
 
     def __init__(self, background: Background, commands: Commands) -> None:
@@ -74,17 +77,17 @@ class LeaseKeeper:
         return names
 
     async def _run(self) -> None:
-        due = Deadline(LEASE / 3)
+        due = Deadline(LEASE / _RENEWALS)
         try:
             while True:
                 await self._pause.wait(max(0.0, due.left()))
-                due = Deadline(LEASE / 3)  # a renewal that nobody answers takes as long, and leaves time for one more
+                due = Deadline(LEASE / _RENEWALS)  # a renewal that nobody answers takes as long, and leaves time for others
                 names = self._names()
                 # What is dropped from here on is among the names, so that there is a next round.
                 if self._closed:
                     return
                 dropped = await self._leave_dropped()
-                await self._commands.try_all("renew", names, patience=LEASE / 3)
+                await self._commands.try_all("renew", names, patience=LEASE / _RENEWALS)
                 await self._commands.try_all("cancel", dropped)
                 if not names:
                     return

@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from ananke_client.errors import AnankeError, EngineUnavailableError, InternalError, RequestError
+from ananke_client.errors import AnankeError, EngineUnavailableError, ErrorCode, InternalError, RequestError, error_of
 from ananke_client.provenance import Envelope, EnvelopeError, NotCanonicalError
 from ananke_client.report import ConstraintReport, Diagnostic
 from ananke_client.request import GenerationRequest
@@ -98,15 +98,34 @@ def parse_report(text: str) -> ConstraintReport:
         raise InternalError(f"constraint_report is malformed: {error}") from error
 
 
+def validation_report(text: str) -> ConstraintReport:
+    """The report of ``validate``, of its JSON text.
+
+    Raises:
+        AnankeError: it is not about the constraint: the server had no room for it, or no time.
+        InternalError: the text is no report.
+    """
+    report = parse_report(text)
+    if report.errors and report.errors[0].code in tuple(ErrorCode):
+        error = error_of(report.errors[0].code, report.errors[0].message)
+        if not _is_about_constraint(error):
+            raise error
+    return report
+
+
 def refusal(error: AnankeError) -> ConstraintReport:
     """The report that a refused constraint's error stands for.
 
     Raises:
         AnankeError: the error is not about the constraint.
     """
-    if not isinstance(error, RequestError) or error.code in ("invalid_request", "unauthenticated"):
+    if not _is_about_constraint(error):
         raise error
     return ConstraintReport(accepted=False, errors=[Diagnostic(code=error.code, message=error.message)])
+
+
+def _is_about_constraint(error: AnankeError) -> bool:
+    return isinstance(error, RequestError) and error.code not in ("invalid_request", "unauthenticated")
 
 
 def _count(outputs: Outputs, name: str) -> int:

@@ -7,12 +7,13 @@ so its coroutines run from start to end in one step, which ``run`` takes.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
 from ananke_client.commands import Verb
 from ananke_client.model_info import ModelMetadata, ModelStatistics
+from ananke_client.report import ConstraintReport
 from ananke_client.request import GenerationRequest
 from ananke_client.response import Outputs
 
@@ -48,7 +49,7 @@ class Question(Generic[T]):
 class Codec(Protocol):
     """Triton's questions as a transport writes them."""
 
-    def validation(self, model: str, constraint: str) -> Question[str]: ...
+    def validation(self, model: str, constraint: str, parameters: Mapping[str, int | str]) -> Question[ConstraintReport]: ...
 
     def server_live(self) -> Question[bool]: ...
 

@@ -22,6 +22,7 @@ from ananke_client import (
     OverloadedError,
     RetryPolicy,
 )
+from ananke_client.request import LEASE
 
 QUICK = RetryPolicy(attempts=4, first=0.01, longest=0.05)
 PATIENT = RetryPolicy(attempts=40, first=0.05, factor=1.3, longest=0.4)
@@ -335,7 +336,7 @@ def test_whole_answers_are_waited_for_under_leases_too(client, script, call, mon
     asked.start()
     wait_until(lambda: len(script.commands) >= 4)
     assert set(script.commands) == {("renew", name) for name in script.attempts}
-    assert script.leases == [10_000] * len(script.attempts)
+    assert script.leases == [1000 * LEASE] * len(script.attempts)
     script.released.set()
     asked.join(20)
     assert not asked.is_alive()

@@ -38,7 +38,7 @@ class Pauses:
 
 
 def test_a_renewal_that_nobody_answers_leaves_time_for_another(monkeypatch):
-    monkeypatch.setattr("ananke_client.lease.LEASE", 0.3)
+    monkeypatch.setattr("ananke_client.lease.LEASE", 0.6)
     call = Call()
     pauses = Pauses(call)
     keeper = LeaseKeeper(SimpleNamespace(spawn=lambda work: run(work()), pause=lambda: pauses), Commands())

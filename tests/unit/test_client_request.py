@@ -7,7 +7,7 @@ import pytest
 from pydantic import BaseModel, TypeAdapter
 
 from ananke_client import ConstraintSpec, GenerationConfig, InvalidConstraintError, InvalidRequestError
-from ananke_client.request import GenerationRequest, choice_constraint, constraint_text, json_schema_constraint, regex_constraint
+from ananke_client.request import LEASE, GenerationRequest, choice_constraint, constraint_text, json_schema_constraint, regex_constraint
 
 
 def request(prompt="hi", constraint=None, config=None, **over):
@@ -144,5 +144,5 @@ def test_schema_may_be_a_boolean():
 @pytest.mark.parametrize("stream", [True, False])
 def test_each_try_has_a_lease_and_a_name(stream):
     one, two = (request(stream=stream).attempt(5.0).parameters() for _ in range(2))
-    assert (one["deadline_ms"], one["lease_ms"]) == (5000, 10_000)
+    assert (one["deadline_ms"], one["lease_ms"]) == (5000, 1000 * LEASE)
     assert one["attempt_id"] != two["attempt_id"]

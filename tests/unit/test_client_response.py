@@ -7,14 +7,17 @@ import pytest
 from ananke_client import (
     ConstraintReport,
     ConstraintSpec,
+    DeadlineExceededError,
     EngineUnavailableError,
     InternalError,
     InvalidConstraintError,
     InvalidRequestError,
+    OverloadedError,
 )
 from ananke_client.provenance import Envelope
+from ananke_client.report import Diagnostic
 from ananke_client.request import GenerationRequest
-from ananke_client.response import ResponseAssembler, refusal
+from ananke_client.response import ResponseAssembler, refusal, validation_report
 
 REPORT = {"accepted": True, "kind": "regex", "guarantee": "exact", "constraint_satisfied": False, "unsatisfied_reason": "length"}
 FINAL = {
@@ -124,3 +127,17 @@ def test_refusal_is_a_report_only_for_a_constraint():
     assert (report.accepted, str(report.errors[0])) == (False, "[invalid_constraint] bad")
     with pytest.raises(InvalidRequestError):
         refusal(InvalidRequestError("no such model"))
+
+
+def test_a_report_that_is_not_about_the_constraint_is_an_error():
+    def text(code):
+        return ConstraintReport(accepted=False, errors=[Diagnostic(code=code, message="it says why; try again in 2.0 s")]).model_dump_json()
+
+    assert not validation_report(text("constraint_too_large")).accepted
+    assert not validation_report(text("a_code_of_tomorrow")).accepted
+    with pytest.raises(OverloadedError) as overloaded:
+        validation_report(text("overloaded"))
+    assert overloaded.value.retry_after == 2.0
+    for code, error in (("deadline_exceeded", DeadlineExceededError), ("internal", InternalError)):
+        with pytest.raises(error):
+            validation_report(text(code))
