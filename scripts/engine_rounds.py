@@ -104,7 +104,7 @@ class Bench:
             values["structured_outputs"] = StructuredOutputsParams(json=job.schema)
             return await self._stream(SamplingParams(**values), Stream(time.perf_counter()))
         stream = Stream(time.perf_counter())
-        async with self._desk.guide(job.program) as hold:
+        async with self._desk.guide(job.program, of_schema=True) as hold:
             await self._stream(SamplingParams(**values, extra_args={EXTRA_ARGS_KEY: list(hold.ticket)}), stream)
             stream.outcome = await hold.finish()
         return stream

@@ -69,7 +69,7 @@ class Direct:
         prompt = TokensPrompt(prompt_token_ids=request.prompt_tokens)
         async with (
             self._engine.life.engine() as engine,
-            engine.guide(compiled.grammar, params),
+            engine.guide(compiled, params),
             aclosing(engine.llm.generate(prompt, params, request_id)) as responses,
         ):
             async for response in responses:

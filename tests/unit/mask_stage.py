@@ -107,7 +107,7 @@ class MaskStage:
     def prepare(self, program: str) -> tuple[Ticket, Failure]:
         """A ticket whose guide is ready, and why it failed if it did."""
         ticket = self.ticket()
-        self.order(ticket.owner, "prepare", ticket.number, program)
+        self.order(ticket.owner, "prepare", ticket.number, program, False)
         failure, _ = self.answer(ticket.owner, "ready", ticket.number)
         return ticket, Failure(failure)
 

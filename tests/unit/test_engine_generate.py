@@ -92,7 +92,7 @@ class Script:
     def get_tokenizer(self) -> Any:
         return SimpleNamespace(encode=lambda text, **_: list(range(len(text))))
 
-    async def prepare(self, ticket: Ticket, program: str) -> tuple[Failure, str]:
+    async def prepare(self, ticket: Ticket, program: str, *, of_schema: bool) -> tuple[Failure, str]:
         self.programs.append(program)
         return Failure.NONE, ""
 

@@ -36,7 +36,7 @@ class Crew:
     unanswered: list[asyncio.Future[Outcome]] = field(default_factory=list)
     answers: bool = True
 
-    async def prepare(self, ticket: Ticket, program: str) -> tuple[Failure, str]:
+    async def prepare(self, ticket: Ticket, program: str, *, of_schema: bool) -> tuple[Failure, str]:
         self.prepared.append((ticket, program))
         if self.go is not None:
             await self.go.wait()

@@ -332,14 +332,14 @@ def test_a_compile_that_takes_long_holds_up_no_step(stage: MaskStage, slow: Slow
     slow.go.set()
     running = stage.open(CHOICE)
     slow.go.clear()
-    stage.order(running.owner, "prepare", 100, NESTED.grammar)
+    stage.order(running.owner, "prepare", 100, NESTED.grammar, False)
     wait_until(lambda: NESTED.grammar in slow.started)
     output: list[int] = []
     for number, token in enumerate((*encode(b"ab"), EOS_TOKENS[0]), start=1):
         assert step_of(stage, number, running, *output) == expected_mask(CHOICE, tuple(output))
         output.append(token)
     # Neither is a request whose grammar is there already held up.
-    stage.order(running.owner, "prepare", 101, CHOICE.grammar)
+    stage.order(running.owner, "prepare", 101, CHOICE.grammar, False)
     assert stage.answer(running.owner, "ready", 101) == [Failure.NONE, ""]
     assert step_of(stage, 8, Ticket(100, running.owner)) == ENDS, "not ready yet"
     slow.go.set()
@@ -358,7 +358,7 @@ def test_unknown_and_repeated_releases_harm_nobody(stage: MaskStage) -> None:
 
 
 def test_a_guide_released_while_it_is_made_is_not_kept(stage: MaskStage, slow: SlowCompiler) -> None:
-    stage.order(0, "prepare", 50, CHOICE.grammar)
+    stage.order(0, "prepare", 50, CHOICE.grammar, False)
     wait_until(lambda: bool(slow.started))
     assert stage.release(Ticket(50, 0)) == Outcome()
     slow.go.set()
@@ -370,7 +370,7 @@ def test_a_guide_released_while_it_is_made_is_not_kept(stage: MaskStage, slow: S
 
 @pytest.mark.parametrize("program", ["start: nothing", '{"all": ["start: nothing", "start: /a/"]}'])
 def test_a_grammar_that_does_not_compile_says_why(stage: MaskStage, program: str) -> None:
-    stage.order(1, "prepare", 7, program)
+    stage.order(1, "prepare", 7, program, False)
     failure, message = stage.answer(1, "ready", 7)
     assert failure == Failure.INTERNAL
     assert "nothing" in message
@@ -380,7 +380,7 @@ def test_a_grammar_that_does_not_compile_says_why(stage: MaskStage, program: str
 
 @pytest.mark.parametrize("program", ['{"all": ', '{"all": 5}', '{"any": [' * 3000])
 def test_what_is_no_program_fails_its_ticket_and_not_the_process(stage: MaskStage, program: str) -> None:
-    stage.order(1, "prepare", 8, program)
+    stage.order(1, "prepare", 8, program, False)
     failure, message = stage.answer(1, "ready", 8)
     assert failure == Failure.INTERNAL
     assert "Error" in message
@@ -425,7 +425,7 @@ def test_a_process_ends_when_its_connection_closes(moment: str, slow: SlowCompil
             placements.place(0, stage.open(CHOICE))
             placements.ask(1, np.array([0]))
         elif moment == "while a grammar is compiled":
-            stage.order(0, "prepare", 1, CHOICE.grammar)
+            stage.order(0, "prepare", 1, CHOICE.grammar, False)
             wait_until(lambda: bool(slow.started))
         time.sleep(0.01)
         assert stage.threads[0].is_alive()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import random
 import tracemalloc
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from functools import cache
 from typing import Any
 
@@ -69,7 +69,7 @@ def walks(program: str, pool: MatcherPool, count: int, steps: int, seed: int) ->
     """The masks of requests side by side, by the pool and each alone, and the tokens so far; the next is one of those admitted."""
     draw = random.Random(seed)
     ends = set(tokenizer().eos_tokens)
-    requests = [(ProgramMatcher.of(pool, program), new_matcher(tokenizer(), program), list[int]()) for _ in range(count)]
+    requests = [(ProgramMatcher.of(pool, program, of_schema=True), new_matcher(tokenizer(), program), list[int]()) for _ in range(count)]
     ours = np.zeros(words(), dtype=np.int32)
     for _ in range(steps):
         for request in list(requests):
@@ -114,7 +114,7 @@ def test_slow_masks_alone_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_rewound_request_goes_on_from_the_start(keep_all: None) -> None:
     pool, program = MatcherPool(tokenizer(), keeps_masks=True), grammar_of(SCHEMAS["by what came"])
     mask = np.zeros(words(), dtype=np.int32)
-    matcher = ProgramMatcher.of(pool, program)
+    matcher = ProgramMatcher.of(pool, program, of_schema=True)
     for _, alone, tokens in walks(program, pool, count=1, steps=40, seed=5):
         matcher.rewind()
         matcher.consume_tokens(list(tokens))
@@ -227,6 +227,14 @@ def test_what_no_terminal_matches_has_no_key() -> None:
         'start: T0 T1\nT0: /"[a-z]{1,3}"/\nT1: "a:b"',
         'start: T0 T1\nT0: /"[a-z]{1,3}"/\nT1: "\\"a\\"b\\""',
         'start: T0 T1\nT0: /"[a-z]{1,3}"/\nT1: /\\,\\,/',
+        # What json takes for a string is not all that is written between two quotes.
+        'start: T0 T1\nT0: /"[a-z]{1,3}"/\nT1: "\\"ab\\" "',
+        'start: T0 T1\nT0: /"[a-z]{1,3}"/\nT1: "\\ufeff\\"ab\\""',
+        'start: T0 T1\nT0: /"[a-z]{1,3}"/\nT1: "\\"\\u0000a\\u0000\\"\\u0000"',
+        # From + to 9 there are a comma and a slash, from 9 to A a colon, from Z to a brackets.
+        'start: T0 T1\nT0: /"[a-z]{1,3}"/\nT1: /1[+-9]5/',
+        'start: T0 T1\nT0: /"[a-z]{1,3}"/\nT1: /[9-A]/',
+        'start: T0 T1\nT0: /"[a-z]{1,3}"/\nT1: /[0-9Z-a]+/',
         'start: T0\nT0: /"(?:[a-z]|\\\\(?:ab"|c)){1,3}"/',
         'start: T0\nT0: /"(?:[a-z]|\\\\(?:[a-z])){1,3}"/',
         "start: " + "(" * 5000 + "T0" + ")" * 5000 + '\nT0: /"[a-z]{1,3}"/',
@@ -273,6 +281,64 @@ def test_the_form_is_known() -> None:
     rules = "start: r1\nr1: T0 (T1 T0){2,} | T2?\n"
     terminals = 'T0: /"[a-z]{1,3}"/\nT1: /\\,/\nT2: /-?[0-9]+/ & /[1-9]+/ | "\\"x\\""'
     assert Terminals.of(rules + terminals) is not None
+
+
+@pytest.mark.parametrize("terminal", ["[0-9]", "[+-]?[0-9]", "[-+]?[0-9]", "[0-9a-fA-F]+", "[1-9][0-9]{0,4}", "[eE]1"])
+def test_ranges_of_digits_and_letters_are_known(terminal: str) -> None:
+    assert Terminals.of(f'start: T0 | T1\nT0: /"[a-z]{{1,3}}"/\nT1: /{terminal}/') is not None
+
+
+def keys_of(grammar: str, *outputs: bytes) -> list[Hashable | None]:
+    """The keys of outputs that follow one another, under a grammar that has them."""
+    terminals, histories = Terminals.of(grammar), Histories()
+    assert terminals is not None
+    found = []
+    for output in outputs:
+        progress = Progress(terminals, histories, 1)
+        progress.consume(output)
+        found.append(progress.key)
+    return found
+
+
+def test_a_number_whose_matcher_gives_up_has_no_key_nor_has_any_after_it() -> None:
+    heavy = 'start: T0 T1 T2 T1 T0\nT0: /"[a-z]{1,60}"/\nT1: /\\,/\nT2: /7|[0-9]*1[0-9]{1000}/'
+    terminals = Terminals.of(heavy)
+    assert terminals is not None
+    assert terminals.of_scalar(b"7") == {3}
+    [(_, matcher)] = terminals.scalars
+    digits = bytes(random.Random(1).choices(b"01", k=4000))
+    for _ in range(20):
+        matcher.reset()
+        matcher.try_consume_tokens(list(digits))
+    assert matcher.is_error()
+    assert terminals.of_scalar(b"8") is None
+
+
+def test_long_numbers_and_long_beginnings_have_no_keys() -> None:
+    grammar = f'start: T0 | T1 T2 T0 | T3\nT0: /"[a-z]{{1,9}}"/\nT1: /[0-9]+/\nT2: /\\,/\nT3: "\\"{"a" * 400}\\""'
+    short, long, after = keys_of(grammar, b"1" * 64, b"1" * 65, b"1" * 65 + b',"a')
+    assert short is not None
+    assert (long, after) == (None, None)
+    beginning, further = keys_of(grammar, b'"' + b"a" * 256, b'"' + b"a" * 257)
+    assert beginning is not None
+    assert further is None
+
+
+def test_a_string_that_is_no_text_has_no_key() -> None:
+    grammar = 'start: T0\nT0: /"(?:[a-z]|\\\\(?:[nt])){1,9}"/'
+    assert keys_of(grammar, b'"\\n\xff"', b'"\\n\xff') == [None, None]
+
+
+def test_a_grammar_of_a_users_own_is_not_followed_whatever_it_looks_like() -> None:
+    program = grammar_of(SCHEMAS["bounded"])
+    pool = MatcherPool(tokenizer(), keeps_masks=True)
+    assert ProgramMatcher.of(pool, program)._progress is None
+    assert ProgramMatcher.of(pool, program, of_schema=True)._progress is None, "made for the one before"
+    other = MatcherPool(tokenizer(), keeps_masks=True)
+    assert ProgramMatcher.of(other, program, of_schema=True)._progress is not None
+    matcher = ProgramMatcher.of(other, program)
+    matcher.rewind()
+    assert matcher._progress is None
 
 
 def numbers(count: int) -> str:

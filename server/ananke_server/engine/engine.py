@@ -192,7 +192,7 @@ class GuidedEngine:
             async with (
                 self._admission.place(request.client, again=number > 1),
                 self.life.engine() as engine,
-                engine.guide(compiled.grammar, tried) as hold,
+                engine.guide(compiled, tried) as hold,
             ):
                 stay.over()
                 timeline.admit()

@@ -50,8 +50,11 @@ class GuideDesk:
     _numbers: int = 0
 
     @asynccontextmanager
-    async def guide(self, program: str) -> AsyncIterator[Hold]:
+    async def guide(self, program: str, *, of_schema: bool = False) -> AsyncIterator[Hold]:
         """A hold on a guide that is ready; it is let go at the end, also of a request that failed.
+
+        Args:
+            of_schema: the program is what the compiler made of a JSON schema, and nothing that a user wrote.
 
         Raises:
             EngineUnavailableError: the mask processes have ended.
@@ -62,7 +65,7 @@ class GuideDesk:
         owner = hold.ticket.owner
         self._loads[owner] += 1
         try:
-            failure, message = await self.crew.prepare(hold.ticket, program)
+            failure, message = await self.crew.prepare(hold.ticket, program, of_schema=of_schema)
             if (error := _error_of(failure, message)) is not None:
                 raise error
             yield hold

@@ -15,6 +15,8 @@ from ananke_server.masking.worker import EXTRA_ARGS_KEY
 if TYPE_CHECKING:
     from vllm import SamplingParams
 
+    from ananke_server.constraints import CompiledConstraint
+
 
 @dataclass
 class VllmEngine:
@@ -43,16 +45,16 @@ class VllmEngine:
         return int(self.llm.get_num_unfinished_requests())
 
     @asynccontextmanager
-    async def guide(self, program: str | None, params: SamplingParams) -> AsyncIterator[Hold | None]:
+    async def guide(self, constraint: CompiledConstraint, params: SamplingParams) -> AsyncIterator[Hold | None]:
         """A hold on a guide that is ready, named in the request's parameters; None where there is nothing to mask.
 
         Raises:
             AnankeError: as ``GuideDesk.guide``.
         """
-        if program is None:
+        if constraint.grammar is None:
             yield None
             return
-        async with self.desk.guide(program) as hold:
+        async with self.desk.guide(constraint.grammar, of_schema=constraint.report.kind == "json_schema") as hold:
             params.extra_args = {EXTRA_ARGS_KEY: list(hold.ticket)}
             yield hold
 

@@ -102,13 +102,16 @@ class MaskCrew:
             raise CrewDeadError()
         await asyncio.gather(*(self._answers[key] for key in list(self._answers) if key[0] == "up"))
 
-    async def prepare(self, ticket: Ticket, program: str) -> tuple[Failure, str]:
+    async def prepare(self, ticket: Ticket, program: str, *, of_schema: bool = False) -> tuple[Failure, str]:
         """Have a ticket's guide made ready; returns why it failed, if it did.
+
+        Args:
+            of_schema: as ``ProgramMatcher.of`` has it.
 
         Raises:
             CrewDeadError: the processes have ended.
         """
-        answer = self._ask("ready", ticket, ["prepare", ticket.number, program])
+        answer = self._ask("ready", ticket, ["prepare", ticket.number, program, of_schema])
         failure, message = await answer
         return Failure(failure), message
 

@@ -24,9 +24,13 @@ class Guide:
     record: MaskRecord = field(default_factory=MaskRecord)
 
     @classmethod
-    def of(cls, pool: MatcherPool, program: str) -> Guide:
-        """A guide at its program's start. Costs 10 us where the pool has its grammars, and otherwise what compiling them costs."""
-        guide = cls(program, ProgramMatcher.of(pool, program))
+    def of(cls, pool: MatcherPool, program: str, *, of_schema: bool = False) -> Guide:
+        """A guide at its program's start. Costs 10 us where the pool has its grammars, and otherwise what compiling them costs.
+
+        Args:
+            of_schema: as ``ProgramMatcher.of`` has it.
+        """
+        guide = cls(program, ProgramMatcher.of(pool, program, of_schema=of_schema))
         guide._note_failure()
         return guide
 
@@ -77,7 +81,7 @@ class Guide:
         assert self.matcher is not None
         failure = self.matcher.failure()
         if failure is not None and failure[0] is Failure.TOO_COMPLEX and self.matcher.retire():
-            self.matcher = ProgramMatcher.of(self.matcher.pool, self.program)
+            self.matcher = ProgramMatcher.of(self.matcher.pool, self.program, of_schema=self.matcher.of_schema)
             self._replay()
             self.matcher.fill(address, words)
         self._note_failure()

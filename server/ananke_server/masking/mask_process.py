@@ -119,8 +119,8 @@ class MaskProcess:
             return False
         for message in messages:
             match message:
-                case ["prepare", ticket, program]:
-                    self._prepare(ticket, program)
+                case ["prepare", ticket, program, of_schema]:
+                    self._prepare(ticket, program, of_schema)
                 case ["release", ticket]:
                     self._say(["outcome", ticket, list(self._release(ticket))])
                 case ["times", number]:
@@ -128,12 +128,12 @@ class MaskProcess:
                     self._times.clear()
         return True
 
-    def _prepare(self, ticket: int, program: str) -> None:
+    def _prepare(self, ticket: int, program: str, of_schema: bool) -> None:
         self._preparing.add(ticket)
         if self._is_quick(program):
-            self._make(ticket, program)
+            self._make(ticket, program, of_schema)
         else:
-            self._compilers.submit(self._make, ticket, program)
+            self._compilers.submit(self._make, ticket, program, of_schema)
 
     def _is_quick(self, program: str) -> bool:
         try:
@@ -141,10 +141,10 @@ class MaskProcess:
         except Exception:
             return True  # no program at all, which making it will say
 
-    def _make(self, ticket: int, program: str) -> None:
+    def _make(self, ticket: int, program: str, of_schema: bool) -> None:
         """Make a guide and say so; on a thread of its own where that takes long."""
         try:
-            guide = Guide.of(self._pool, program)
+            guide = Guide.of(self._pool, program, of_schema=of_schema)
         except BaseException as fault:  # a panic of Rust's is no Exception, and somebody waits
             self._say(["ready", ticket, Failure.INTERNAL, f"{type(fault).__name__}: {fault}"])
             return

@@ -89,7 +89,7 @@ class MatcherPool:
     ) -> None:
         """Args:
         max_bytes: of the process's memory beyond what it has now, as far as the pool's grammars may be to blame.
-        keeps_masks: keep slow masks for others in the same state, which is worth it where there are many requests.
+        keeps_masks: keep slow masks of schemas for others in the same state, which is worth it where there are many requests.
         """
         self.tokenizer = tokenizer
         self._capacity = capacity
@@ -108,7 +108,7 @@ class MatcherPool:
     def __len__(self) -> int:
         return len(self._kept)
 
-    def take(self, key: str, grammar: str) -> tuple[LLMatcher, Kept]:
+    def take(self, key: str, grammar: str, *, of_schema: bool = False) -> tuple[LLMatcher, Kept]:
         """A matcher at its grammar's start, and what it is a copy of. It may be in its error state.
 
         Costs 10 us where the grammar is in the pool, and otherwise what compiling and a first mask cost, outside the GIL.
@@ -122,7 +122,7 @@ class MatcherPool:
             return made, Kept(made)
         # The first mask is needed as soon as the prompt is read: its lexer states are learned ahead, for all copies.
         made.deep_copy().compute_bitmask()
-        terminals = Terminals.of(grammar) if self._keeps_masks else None
+        terminals = Terminals.of(grammar) if self._keeps_masks and of_schema else None
         with self._lock:
             kept = self._kept[key] = Kept(made, terminals=terminals, start=self.histories.new())
             while len(self._kept) > self._capacity:

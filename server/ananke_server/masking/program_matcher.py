@@ -67,6 +67,7 @@ class ProgramMatcher:
     pool: MatcherPool
     program: Program
     leaves: list[LeafMatcher]
+    of_schema: bool
     _ends: frozenset[int]
     _faulty: LeafMatcher | None = None
     """A leaf whose grammar has a fault: the others are not left to go on without it."""
@@ -75,14 +76,20 @@ class ProgramMatcher:
     """Of a single leaf, where its grammar's states can be told apart: slow masks are then kept."""
 
     @classmethod
-    def of(cls, pool: MatcherPool, text: str) -> ProgramMatcher:
-        """The program of a text, its leaves taken from the pool. One whose grammar has faults comes in its error state."""
+    def of(cls, pool: MatcherPool, text: str, *, of_schema: bool = False) -> ProgramMatcher:
+        """The program of a text, its leaves taken from the pool. One whose grammar has faults comes in its error state.
+
+        Args:
+            of_schema: the text is what the compiler made of a JSON schema. Of these alone slow masks are kept for all in the same state:
+                a grammar of a user's own may look the same and mean something else.
+        """
         program = from_text(text)
-        leaves = [LeafMatcher(key, grammar, *pool.take(key, grammar), optional) for key, grammar, optional in _leaves(program)]
+        followed = of_schema and isinstance(program, Leaf)
+        taken = ((key, grammar, pool.take(key, grammar, of_schema=followed), optional) for key, grammar, optional in _leaves(program))
+        leaves = [LeafMatcher(key, grammar, *matcher, optional) for key, grammar, matcher, optional in taken]
         faulty = next((leaf for leaf in leaves if leaf.matcher.is_error()), None)
-        made = cls(pool, program, leaves, frozenset(pool.tokenizer.eos_tokens), faulty)
-        if isinstance(program, Leaf):
-            made._follow_progress(leaves[0].kept)
+        made = cls(pool, program, leaves, followed, frozenset(pool.tokenizer.eos_tokens), faulty)
+        made._follow_progress()
         return made
 
     def fill(self, address: int, words: int) -> None:
@@ -107,9 +114,10 @@ class ProgramMatcher:
             return
         if self.pool.masks.write(key, address):
             return
-        begun = time.perf_counter_ns()
+        # Of this thread's own time: while others compile it may wait long for Python's lock.
+        begun = time.thread_time_ns()
         matcher.unsafe_compute_mask_ptr(address, size)
-        if time.perf_counter_ns() - begun > WORTH_NS and not matcher.is_error():
+        if time.thread_time_ns() - begun > WORTH_NS and not matcher.is_error():
             self.pool.masks.keep(key, address, size)
 
     def combine(self, masks: NDArray[np.int32], target: NDArray[np.int32]) -> None:
@@ -185,11 +193,12 @@ class ProgramMatcher:
             leaf.left_behind = False
             if leaf.matcher.is_error() or not leaf.matcher.reset():
                 leaf.matcher, leaf.kept = self.pool.take(leaf.key, leaf.grammar)
-        if isinstance(self.program, Leaf):
-            self._follow_progress(self.leaves[0].kept)
+        self._follow_progress()
 
-    def _follow_progress(self, kept: Kept) -> None:
-        self._progress = None if kept.terminals is None else Progress(kept.terminals, self.pool.histories, kept.start)
+    def _follow_progress(self) -> None:
+        kept = self.leaves[0].kept
+        terminals = kept.terminals if self.of_schema else None
+        self._progress = None if terminals is None else Progress(terminals, self.pool.histories, kept.start)
 
     def retire(self) -> bool:
         """Have the pool compile the leaves' grammars anew for whoever comes next; returns whether one had been used before."""

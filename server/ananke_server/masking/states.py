@@ -27,6 +27,9 @@ _MOST_TEXT = 1 << 16
 _MOST_HISTORIES = 1 << 15
 _MOST_SORTS = 64
 """Of scalars, and of sorts of characters: all of them are tried whenever one has come, while other requests' masks wait."""
+_LONGEST_SCALAR = 64
+_LONGEST_BEGINNING = 256
+_MOST_SCALARS_KNOWN = 1024
 _QUOTE, _BACKSLASH = b'"\\'
 _SPACES = b" \n\r\t"
 _SCALAR_BYTES = frozenset(b"0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ+-.")
@@ -37,7 +40,9 @@ _TERMINAL = re.compile(r"([A-Z]\w*): (.+)")
 _LITERAL = r'"(?:[^"\\]|\\.)*"'
 _TERM = re.compile(rf"/(?:[^/\\]|\\.)+/|~\({_LITERAL}(?: \| {_LITERAL})*\)")
 _MARK = re.compile(r"(?:\[ \\n\\r\\t\]\*)?\\[\[\]{}:,](?:\[ \\n\\r\\t\]\*)?")
-_SCALAR = re.compile(r"(?:[0-9A-Za-z\-|*?+)]|\(\?:|\{\d+(?:,\d*)?\}|\\\.|\[[0-9A-Za-z+\-]+\])+")
+# A range is of digits or of letters: one from a sign or a digit to a letter has other characters in it.
+_SCALAR_CLASS = r"\[-?(?:[0-9]-[0-9]|[a-z]-[a-z]|[A-Z]-[A-Z]|[0-9A-Za-z+])*-?\]"
+_SCALAR = re.compile(rf"(?:[0-9A-Za-z\-|*?+)]|\(\?:|\{{\d+(?:,\d*)?\}}|\\\.|{_SCALAR_CLASS})+")
 _CLASS = r"\[(?:[^\[\]\\&~\"]|\\[\\\"\-\]\[^.\/]|\\x[0-9A-Fa-f]{2}|\")+\]"
 _ESCAPE = r'(?:\[["\\/bfnrt]+\]|u00[01]\[[0-9A-Fa-f\-]+\])'
 _ESCAPES = rf"\\\\\(\?:{_ESCAPE}(?:\|{_ESCAPE})*\)"
@@ -84,6 +89,7 @@ class Terminals:
     """By the text of a literal that is no string."""
     scalars: list[tuple[int, LLMatcher]] = field(default_factory=list)
     """Numbers and words, each with a matcher of bytes. Python's own expressions may take for ever, and these come from requests."""
+    _known_scalars: dict[bytes, frozenset[int] | None] = field(default_factory=dict)
 
     @classmethod
     def of(cls, grammar: str) -> Terminals | None:
@@ -166,9 +172,21 @@ class Terminals:
         """A count of characters from which on all counts are alike."""
         return 1 + max(max(one.least, one.most or 0) for bounds in self.strings.values() for one in bounds)
 
-    def of_scalar(self, text: bytes) -> frozenset[int]:
-        """The terminals that match a whole number or word."""
+    def of_scalar(self, text: bytes) -> frozenset[int] | None:
+        """The terminals that match a whole number or word; None where it is not known."""
+        if len(text) > _LONGEST_SCALAR:
+            return None
+        if text not in self._known_scalars:
+            if len(self._known_scalars) >= _MOST_SCALARS_KNOWN:
+                self._known_scalars.clear()
+            self._known_scalars[text] = self._of_new_scalar(text)
+        return self._known_scalars[text]
+
+    def _of_new_scalar(self, text: bytes) -> frozenset[int] | None:
         matching = {number for number, matcher in self.scalars if _matches(matcher, text)}
+        # A matcher that gives up says of nothing any more whether it matches.
+        if any(matcher.is_error() for _, matcher in self.scalars):
+            return None
         return frozenset(matching | self.words.get(text, set()))
 
     @cached_property
@@ -231,11 +249,13 @@ def _alternatives(body: str) -> Iterator[list[str]]:
 
 
 def _unquoted(text: bytes) -> bytes | None:
-    """What is between the quotes of a JSON string; None where it is none."""
+    """What is between the quotes of a JSON string, with nothing around them; None where it is none."""
     try:
-        return text[1:-1] if isinstance(json.loads(text), str) else None
+        # As text: of bytes json would guess the encoding.
+        is_string = text.startswith(b'"') and text.endswith(b'"') and isinstance(json.loads(text.decode()), str)
     except ValueError:
         return None
+    return text[1:-1] if is_string else None
 
 
 def _length(characters: Characters, text: str) -> int | None:
@@ -287,11 +307,11 @@ class Progress:
         if self._lost:
             return None
         if not self._in_string:
-            return self._history, self._scalar
+            return (self._history, self._scalar) if len(self._scalar) <= _LONGEST_SCALAR else None
         if self._has_escapes:
             return None
         if self._is_beginning:
-            return self._history, bytes(self._content), True
+            return (self._history, bytes(self._content), True) if len(self._content) <= _LONGEST_BEGINNING else None
         return self._history, min(self._count, self._terminals.horizon), self._partial, self._alive
 
     def lose(self) -> None:
@@ -340,7 +360,10 @@ class Progress:
         """The terminals that match the string that has just ended."""
         if self._has_escapes:
             content = bytes(self._content)
-            return self._terminals.of_string(content, self._terminals.lengths(content))
+            try:
+                return self._terminals.of_string(content, self._terminals.lengths(content))
+            except UnicodeDecodeError:
+                return frozenset()
         lengths = [] if self._partial else [(sort, self._count) for sort in self._alive]
         return self._terminals.of_string(bytes(self._content) if self._is_beginning else None, lengths)
 
@@ -374,8 +397,8 @@ class Progress:
         self._alive = tuple(sort for sort in self._alive if sorts[sort][0].plain.fullmatch(text))
         self._is_beginning = self._is_beginning and self._terminals.begins_literal(bytes(self._content))
 
-    def _add(self, part: Hashable) -> None:
-        # What no terminal matches cannot be; if it is, nothing is known of the rest.
-        if part == frozenset():
+    def _add(self, part: Hashable | None) -> None:
+        # What no terminal matches cannot be; if it is, or nobody knows which do, nothing is known of the rest.
+        if part is None or part == frozenset():
             self._lost = True
         self._history = self._histories.after(self._history, part)
