@@ -43,6 +43,14 @@ def client(kind, port):
         yield client
 
 
+@pytest.fixture
+def interruptible():
+    """Whatever the suite was started by: a shell has what it starts in the background ignore interrupts."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def test_a_client_closed_between_two_deltas_lets_no_beginning_pass_for_the_whole(client, script):
     stream = client.generate_stream("words 5")
     assert next(stream) == script.words("words 5")[0]
@@ -86,7 +94,7 @@ def test_a_failing_callback_cancels_what_is_under_way(client, script):
 
 @pytest.mark.parametrize("kind", BLOCKING, indirect=True)
 @pytest.mark.parametrize("call", MANY)
-def test_an_interruption_cancels_what_is_under_way(client, script, call):
+def test_an_interruption_cancels_what_is_under_way(client, script, call, interruptible):
     def interrupt():
         wait_until(lambda: script.tries["silent"] == 3)
         os.kill(os.getpid(), signal.SIGINT)
