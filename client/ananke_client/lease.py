@@ -14,7 +14,7 @@ from ananke_client.deadline import Deadline
 from ananke_client.request import LEASE
 from ananke_client.transport import Pause, Responses
 
-_RENEWALS = 6
+_RENEWALS = 5
 """In the time of a lease, so that it outlives some that fail, and a process that stands still for a while."""
 
 

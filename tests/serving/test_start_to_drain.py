@@ -97,8 +97,10 @@ def test_a_drain_waits_for_what_is_under_way_and_more_is_taken_meanwhile(life: S
     assert time.monotonic() - begun < 30, "nothing is under way"
 
 
-def test_requests_under_way_end_in_full_when_the_server_is_told_to_stop(life: Started) -> None:
+def test_requests_under_way_end_in_full_when_the_server_is_told_to_stop(life: Started, monkeypatch: pytest.MonkeyPatch) -> None:
     """The last test here: it ends the server. What would take minutes ends with a typed error, within the time to drain too."""
+    for module in ("request", "lease"):
+        monkeypatch.setattr(f"ananke_client.{module}.LEASE", 8.0)
     server, _ = life
     short = ConstraintSpec.regex("[0-9]{60}"), GenerationConfig(max_tokens=80, seed=3)
     long = ConstraintSpec.regex("[0-9]{4000}"), GenerationConfig(max_tokens=4100, seed=3)
