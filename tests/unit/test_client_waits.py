@@ -159,7 +159,7 @@ def test_no_answer_to_a_connection_costs_no_more_than_timeout_and_grace(client_o
         begun = time.monotonic()
         with pytest.raises(DeadlineExceededError):
             client.generate("x")
-        assert time.monotonic() - begun < 2.5
+        assert time.monotonic() - begun < 4.5
 
 
 def test_closing_wakes_who_waits_on_an_encrypted_connection(kind, tmp_path):
