@@ -8,6 +8,7 @@ import threading
 import time
 
 import pytest
+from client_support import wait_until
 from four_clients import FOUR, make_client
 from triton_support import Script, serving
 
@@ -149,10 +150,3 @@ def test_a_cancel_beside_the_calls_goes_out_before_the_client_is_closed(kind, po
     with make_client(kind, port) as client, pytest.raises(DeadlineExceededError):
         client.generate("silent", timeout=0.2)
     assert script.commands == [("cancel", script.attempts[0])]
-
-
-def wait_until(holds, seconds=10.0):
-    end = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < end
-        time.sleep(0.01)

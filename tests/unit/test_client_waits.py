@@ -13,6 +13,7 @@ from types import SimpleNamespace
 import httpx
 import pytest
 from certificates import certificates
+from client_support import assert_close_wakes, wait_until
 from dripping_server import DrippingServer
 from four_clients import make_client
 from triton_support import Script, serving
@@ -145,13 +146,7 @@ def test_closing_wakes_who_reads_over_a_transport_of_ones_own():
     with server, AnankeInferenceHTTPClient(url=f"127.0.0.1:{server.port}", transport=transport) as client:
         stream = client.generate_stream("x")
         assert next(stream) == "one "
-        closing = threading.Timer(0.2, stream.close)
-        closing.start()
-        begun = time.monotonic()
-        with pytest.raises(CancelledError):
-            next(stream)
-        assert time.monotonic() - begun < 5
-        closing.join()
+        assert_close_wakes(stream, stream.close)
 
 
 def test_no_answer_to_a_connection_costs_no_more_than_timeout_and_grace(client_of, listener_without_room):
@@ -172,17 +167,4 @@ def test_closing_wakes_who_waits_on_an_encrypted_connection(kind, tmp_path):
     ):
         stream = client.generate_stream("hang")
         assert next(stream) == "one "
-        closing = threading.Timer(0.2, client.close)
-        closing.start()
-        begun = time.monotonic()
-        with pytest.raises(CancelledError):
-            next(stream)
-        assert time.monotonic() - begun < 5
-        closing.join()
-
-
-def wait_until(holds, seconds=10.0):
-    end = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < end
-        time.sleep(0.01)
+        assert_close_wakes(stream, client.close)

@@ -64,7 +64,7 @@ class Admission:
         try:
             await turn
         except asyncio.CancelledError:
-            if turn.done() and not turn.cancelled() and turn.exception() is None:
+            if turn.done() and not turn.cancelled():
                 self._leave(client)  # the place came in the same moment
             else:
                 self._drop(client, turn)
