@@ -38,7 +38,7 @@ class DrippingServer:
             with client:
                 client.recv(1 << 16)
                 client.sendall(self._quick)
-                end = time.monotonic() + 20
+                end = time.monotonic() + 60
                 while time.monotonic() < end:
                     time.sleep(self._pace)
                     client.sendall(b" ")

@@ -15,7 +15,7 @@ import pytest
 from ananke_client import AnankeInferenceClient, AnankeInferenceHTTPClient
 from ananke_server.launch import DEFAULT_MODEL, PROJECT, LaunchError, TritonServer, free_ports
 
-READY_SECONDS = 140
+READY_SECONDS = 200
 STARTS = 2
 """Where a model's process has no processor for a second while it starts, or the clock jumps, Triton waits for ever (before 25.08)."""
 Client = AnankeInferenceClient | AnankeInferenceHTTPClient

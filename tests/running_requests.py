@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import time
-
 import httpx
 from bench_server import work_of
+from waiting import PATIENCE, eventually
 
 from ananke_server.launch import TritonServer
 
@@ -15,14 +14,9 @@ def running(server: TritonServer) -> int:
     return int(_figures(server)[0])
 
 
-def comes_to(server: TritonServer, count: int, seconds: float) -> bool:
+def comes_to(server: TritonServer, count: int, seconds: float = PATIENCE) -> bool:
     """Whether it has this many, now or before the seconds are over; of none, whether its batch and its KV cache are empty too."""
-    end = time.monotonic() + seconds
-    while any(_figures(server)) if count == 0 else running(server) != count:
-        if time.monotonic() > end:
-            return False
-        time.sleep(0.02)
-    return True
+    return eventually(lambda: not any(_figures(server)) if count == 0 else running(server) == count, seconds)
 
 
 def _figures(server: TritonServer) -> list[float]:

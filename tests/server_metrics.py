@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 
 import httpx
 
@@ -29,12 +28,3 @@ def settled(server: TritonServer) -> dict[str, float]:
             return values
         last = values
 
-
-def eventually(holds: Callable[[], bool], seconds: float = 5.0) -> bool:
-    """Whether it holds before the seconds are over."""
-    end = time.monotonic() + seconds
-    while not holds():
-        if time.monotonic() > end:
-            return False
-        time.sleep(0.1)
-    return True

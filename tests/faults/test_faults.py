@@ -26,6 +26,7 @@ from mixed_requests import SHARES
 from real_server import require_model, start_server
 from silent_clients import KINDS, silent_clients
 from small_disk import FILL, MountRefusedError, fill, free, limited, small_disk
+from waiting import PATIENCE, eventually, wait_until
 from wall_clock import COMPILER, WallClock
 
 from ananke_client import (
@@ -39,7 +40,6 @@ from ananke_client import (
 )
 from ananke_client.errors import from_wire
 from ananke_server.launch import PROJECT, TritonServer
-from ananke_server.session import wait_until
 
 DISK_KIB, CACHE_KIB = 8192, 64
 HOUR = 3600
@@ -153,8 +153,7 @@ def test_a_full_disk_for_the_logs_loses_lines_and_no_answer(faulty: Faulty, way:
     lines = faulty.provenance_log.read_text().splitlines()
     logged = [json.dumps(json.loads(line)["envelope"], sort_keys=True) for line in lines]
     assert logged[-2:] == [json.dumps(json.loads(result.envelope), sort_keys=True) for result in kept]
-    wait_until(lambda: f"written again; {told[-1]['lost']} lines are lost" in faulty.log(), 5)
-    assert f"written again; {told[-1]['lost']} lines are lost" in faulty.log()
+    wait_until(lambda: f"written again; {told[-1]['lost']} lines are lost" in faulty.log())
 
 
 def test_silent_clients_leave_the_server_to_others_and_leave_nothing(faulty: Faulty) -> None:
@@ -166,14 +165,14 @@ def test_silent_clients_leave_the_server_to_others_and_leave_nothing(faulty: Fau
         with silent_clients(faulty.server, SILENT):
             assert taken(faulty.server)[1].total() >= before.total() + SILENT
             unread = answered + 2 * SILENT // KINDS
-            wait_until(lambda: mixed_load.count(faulty.server, "ananke_requests_total") >= unread, 90)
+            wait_until(lambda: mixed_load.count(faulty.server, "ananke_requests_total") >= unread, 4 * PATIENCE)
             assert settled_requests(faulty.server) == unread, "the streams that nobody reads do not end"
-            assert seconds_a_request(grpc, http) < 3 * before_seconds + 1
-        wait_until(lambda: taken(faulty.server)[1].total() <= before.total() + 5, 30)
+            assert eventually(lambda: seconds_a_request(grpc, http) < 3 * before_seconds + 1)
+        wait_until(lambda: taken(faulty.server)[1].total() <= before.total() + 5)
         mib, handles = taken(faulty.server)
         assert handles.total() <= before.total() + 5, handles - before
         assert mib < before_mib + 100
-        assert seconds_a_request(grpc, http) < 3 * before_seconds + 1
+        assert eventually(lambda: seconds_a_request(grpc, http) < 3 * before_seconds + 1)
 
 
 def settled_requests(server: TritonServer) -> int:
@@ -236,7 +235,7 @@ def test_a_jump_of_the_clock_moves_no_deadline_and_no_lease(faulty: Faulty, hour
             assert all(stream.result.constraint_satisfied for stream in streams)
             for (error, seconds), kind in zip((limit.result() for limit in limits), (DeadlineExceededError, CancelledError), strict=True):
                 assert isinstance(error, kind)
-                assert 3.9 < seconds < 15
+                assert 3.9 < seconds < 50
             fresh = ConstraintSpec.regex(f"[a-f]{{20}}{hours + 5}")  # so that the sandbox has something to compile
             during = [client.generate("Letters: ", fresh, CONFIG) for client in clients]
             told = datetime.fromisoformat(during[-1].provenance["predicate"]["finished_at"])

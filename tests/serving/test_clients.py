@@ -10,6 +10,7 @@ from typing import Literal
 import pytest
 from four_clients import FOUR, AnyClient, make_client
 from pydantic import BaseModel, Field
+from waiting import wait_until
 
 from ananke_client import (
     AnankeError,
@@ -24,7 +25,6 @@ from ananke_client import (
     UnsupportedConstraintError,
 )
 from ananke_server.launch import TritonServer
-from ananke_server.session import wait_until
 
 CONFIG = GenerationConfig(max_tokens=40, seed=3)
 DIGITS = ConstraintSpec.regex("([0-9]{2} ){10}")
@@ -143,7 +143,7 @@ def test_statistics(any_client: AnyClient) -> None:
     (before,) = any_client.model_statistics("validate")
     any_client.validate(ConstraintSpec.regex("a"))
     # Triton counts a request after its response has left.
-    wait_until(lambda: any_client.model_statistics("validate")[0].inference_count > before.inference_count, 10)
+    wait_until(lambda: any_client.model_statistics("validate")[0].inference_count > before.inference_count)
     (after,) = any_client.model_statistics("validate")
     assert (after.name, after.version) == ("validate", "1")
     assert after.inference_count > before.inference_count

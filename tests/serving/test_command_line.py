@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from real_server import Provenance
+from waiting import PATIENCE
 
 from ananke_client import GenerationResult
 from ananke_server.launch import TritonServer
@@ -89,7 +90,7 @@ def test_text_is_printed_as_it_comes_and_an_interrupt_ends_it(server: TritonServ
         rest = process.stdout.read()
         took = time.monotonic() - begin
         assert took > 1, f"{len(rest)} bytes came at once after the first"
-        assert process.wait(10) == 1, "it is cut"
+        assert process.wait(PATIENCE) == 1, "it is cut"
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell starts what is in its background with SIGINT ignored
     try:
         interrupted = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, bufsize=0)
@@ -99,7 +100,7 @@ def test_text_is_printed_as_it_comes_and_an_interrupt_ends_it(server: TritonServ
         assert process.stdout is not None
         process.stdout.read(1)
         process.send_signal(signal.SIGINT)
-        assert process.wait(10) == 130
+        assert process.wait(PATIENCE) == 130
         assert process.stderr is not None
         assert b"Traceback" not in process.stderr.read()
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import httpx
 import pytest
+from waiting import PATIENCE
 
 from ananke_client import (
     AnankeError,
@@ -36,8 +37,8 @@ DEAD_END = ConstraintSpec.all_of(
 
 def faulty(client: Client, server: TritonServer) -> Client:
     if isinstance(client, AnankeInferenceClient):
-        return AnankeInferenceClient(url=server.grpc_url, model_name="faulty", timeout=30)
-    return AnankeInferenceHTTPClient(url=f"http://{server.http_url}", model_name="faulty", timeout=30)
+        return AnankeInferenceClient(url=server.grpc_url, model_name="faulty", timeout=PATIENCE)
+    return AnankeInferenceHTTPClient(url=f"http://{server.http_url}", model_name="faulty", timeout=PATIENCE)
 
 
 @pytest.mark.parametrize("code", list(ErrorCode))
@@ -164,7 +165,7 @@ def test_a_thousand_failed_streams_do_not_end_the_server(server: TritonServer) -
         with pytest.raises(InvalidRequestError):
             failing.generate(f"invalid_request {index}")
 
-    with AnankeInferenceClient(url=server.grpc_url, model_name="faulty", timeout=30) as failing, ThreadPoolExecutor(8) as pool:
+    with AnankeInferenceClient(url=server.grpc_url, model_name="faulty", timeout=PATIENCE) as failing, ThreadPoolExecutor(8) as pool:
         list(pool.map(fail, range(1000)))
     assert server.running
 

@@ -16,6 +16,7 @@ import pytest
 from cases import CASES
 from real_server import Client, Provenance
 from typer.testing import CliRunner
+from waiting import PATIENCE
 
 from ananke_client import AnankeInferenceClient, Constraint, ConstraintSpec, GenerationConfig, GenerationResult, cli
 from ananke_client.provenance import Envelope
@@ -93,7 +94,7 @@ def test_the_command_itself_verifies_model_and_all(client: Client, provenance: P
 def test_a_finished_request_is_in_the_log(client: Client, provenance: Provenance) -> None:
     result = client.generate("A secret prompt", config=GenerationConfig(max_tokens=3), request_id="logged-1")
     assert result.metrics["provenance_log"] == {"line": "queued", "lost": 0, "error": None}
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + PATIENCE
     while (wanted := f'{{"envelope":{result.envelope}}}') not in (text := provenance.log.read_text()).splitlines():
         assert time.monotonic() < deadline, "the line did not come"
         time.sleep(0.01)

@@ -8,7 +8,6 @@ import re
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ from certificates import Holder, certificates
 from four_clients import FOUR, AnyClient, make_client
 from real_server import start_server
 from tritonclient.grpc import service_pb2, service_pb2_grpc
+from waiting import eventually
 
 from ananke_client import (
     CancelledError,
@@ -368,11 +368,7 @@ def test_refusals_are_counted(secured: Secured) -> None:
 
 
 def wait_for(secured: Secured, pattern: str) -> bool:
-    for _ in range(50):
-        if re.search(pattern, httpx.get(f"http://{secured.server.metrics_url}/metrics").text):
-            return True
-        time.sleep(0.1)
-    return False
+    return eventually(lambda: re.search(pattern, httpx.get(f"http://{secured.server.metrics_url}/metrics").text), every=0.1)
 
 
 def test_no_secret_lies_in_the_folder_of_what_runs(secured: Secured) -> None:

@@ -6,7 +6,8 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from server_metrics import eventually, settled, totals
+from server_metrics import settled, totals
+from waiting import eventually
 
 from ananke_client import AnankeInferenceClient, ConstraintSpec, DeadEndError, GenerationConfig, GenerationResult
 from ananke_server.launch import TritonServer

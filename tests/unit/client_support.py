@@ -1,4 +1,4 @@
-"""What tests of the clients share: waiting for what happens beside them, and a close that wakes who reads."""
+"""What tests of the clients share: a close that wakes who reads."""
 
 from __future__ import annotations
 
@@ -7,16 +7,9 @@ import time
 from collections.abc import Callable, Iterator
 
 import pytest
+from waiting import SOON
 
 from ananke_client import CancelledError
-
-
-def wait_until(holds: Callable[[], object], seconds: float = 10.0) -> None:
-    """Return once it holds; fail where it does not within the seconds."""
-    end = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < end
-        time.sleep(0.01)
 
 
 def assert_close_wakes(stream: Iterator[str], close: Callable[[], object]) -> None:
@@ -26,5 +19,5 @@ def assert_close_wakes(stream: Iterator[str], close: Callable[[], object]) -> No
     begun = time.monotonic()
     with pytest.raises(CancelledError):
         next(stream)
-    assert time.monotonic() - begun < 5
+    assert time.monotonic() - begun < SOON
     closing.join()

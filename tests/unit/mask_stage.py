@@ -11,8 +11,9 @@ from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
-from masking_support import EOS_TOKENS, TOKENIZER, WORDS, Constraint, allowed_by, wait_until
+from masking_support import EOS_TOKENS, TOKENIZER, WORDS, Constraint, allowed_by
 from numpy.typing import NDArray
+from waiting import PATIENCE, wait_until
 
 from ananke_server.masking.board import PARTS, Bell, BoardFile, Size
 from ananke_server.masking.foreman import _dispatch
@@ -63,7 +64,7 @@ class MaskStage:
         for connection in self.connections:
             connection.shutdown(socket.SHUT_RDWR)
         for thread in self.threads:
-            thread.join(10)
+            thread.join(PATIENCE)
         self.board.open_gates(words_of({*EOS_TOKENS}))
 
     def close(self) -> None:
@@ -71,10 +72,10 @@ class MaskStage:
         for connection in self.connections:
             connection.close()
         for thread in self.threads:
-            thread.join(10)
+            thread.join(PATIENCE)
             assert not thread.is_alive()
         os.write(self._end[1], b"!")
-        self._foreman.join(10)
+        self._foreman.join(PATIENCE)
         assert not self._foreman.is_alive()
         for connection in self._theirs:
             connection.close()
@@ -138,7 +139,7 @@ class MaskStage:
         self.board.arrived[0] = step
 
     def wait(self, step: int, asked: Asked) -> None:
-        wait_until(lambda: bool((self.board.done[asked.owners, 0] >= step).all()))
+        wait_until(lambda: bool((self.board.done[asked.owners, 0] >= step).all()), every=0.0005)
 
     def masks(self, step: int, asked: Asked) -> dict[int, set[int]]:
         """The tokens that each of a step's masks allows, by logits row, waited for."""

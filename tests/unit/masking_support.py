@@ -5,8 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import re
-import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
@@ -201,13 +200,6 @@ def allowed_by(mask: NDArray[np.int32]) -> list[int]:
 
 def text_of(output: Iterable[int]) -> bytes:
     return b"".join(TOKENS[token] for token in output)
-
-
-def wait_until(condition: Callable[[], bool], seconds: float = 10) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "timed out"
-        time.sleep(0.0005)
 
 
 def ticket_args(ticket: Ticket) -> dict[str, object]:

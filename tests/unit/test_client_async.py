@@ -7,6 +7,7 @@ import time
 
 import pytest
 from triton_support import Script, serving
+from waiting import PATIENCE, SOON
 
 from ananke_client import AsyncAnankeInferenceClient, AsyncAnankeInferenceHTTPClient, CancelledError, RetryPolicy
 
@@ -25,7 +26,7 @@ def make(request, script):
 
 
 async def until(condition):
-    end = time.monotonic() + 5
+    end = time.monotonic() + PATIENCE
     while not condition():
         assert time.monotonic() < end
         await asyncio.sleep(0.01)
@@ -48,10 +49,10 @@ def test_many_run_in_one_loop(make, script):
         async with make() as client:
             return await asyncio.gather(*(client.generate(f"words 2 {index}") for index in range(32)))
 
-    script.pace = 0.05
+    script.pace = 0.5
     begun = time.monotonic()
     results = asyncio.run(main())
-    assert time.monotonic() - begun < 1.5, "one after the other, they take 1.6 s"
+    assert time.monotonic() - begun < 12, "one after the other, they take 16 s"
     assert [result.text for result in results] == ["".join(script.words(f"words 2 {index}")) for index in range(32)]
 
 
@@ -89,7 +90,7 @@ def test_cancelling_the_task_ends_the_wait_for_a_retry(make, script):
 
     begun = time.monotonic()
     asyncio.run(main())
-    assert time.monotonic() - begun < 5
+    assert time.monotonic() - begun < SOON
 
 
 def test_cancelling_the_task_waits_for_no_server(make, script):
@@ -132,7 +133,7 @@ def test_closing_the_client_ends_the_calls_of_other_tasks(make, script):
     begun = time.monotonic()
     errors = asyncio.run(main())
     assert [type(error) for error in errors] == [CancelledError] * 3
-    assert time.monotonic() - begun < 5
+    assert time.monotonic() - begun < SOON
 
 
 def test_a_stream_whose_client_was_closed_before_it_began_says_so(make):

@@ -8,9 +8,9 @@ import threading
 import time
 
 import pytest
-from client_support import wait_until
 from four_clients import FOUR, make_client
 from triton_support import Script, serving
+from waiting import SOON, wait_until
 
 from ananke_client import CancelledError, DeadlineExceededError, GenerationConfig, RetryPolicy
 from ananke_client.load import run_load
@@ -86,7 +86,7 @@ def test_a_failing_callback_cancels_what_is_under_way(client, script):
     begun = time.monotonic()
     with pytest.raises(ZeroDivisionError):
         client.generate_batch(["words 2", *["silent"] * 6], concurrency=3, progress=lambda done, total: 1 / 0)
-    assert time.monotonic() - begun < 10
+    assert time.monotonic() - begun < SOON
     # The third may be cancelled before it has come.
     wait_until(lambda: len({name for _, name in script.commands} & set(script.attempts)) >= 2)
     assert {verb for verb, _ in script.commands} == {"cancel"}
@@ -104,7 +104,7 @@ def test_an_interruption_cancels_what_is_under_way(client, script, call, interru
     begun = time.monotonic()
     with pytest.raises(KeyboardInterrupt):
         MANY[call](client)
-    assert time.monotonic() - begun < 10
+    assert time.monotonic() - begun < SOON
     assert script.tries["silent"] == 3
     assert sorted(script.commands) == sorted(("cancel", name) for name in script.attempts)
 
@@ -126,14 +126,14 @@ def test_a_retrys_wait_ends_with_the_client_or_the_batch(kind, port, script, mon
         with pytest.raises(CancelledError, match="the client was closed"):
             client.generate("fail overloaded 9")
         closing.join()
-        assert time.monotonic() - begun < 15
+        assert time.monotonic() - begun < SOON
     with make_client(kind, port, retry=retry) as client:
         closing = threading.Timer(0.5, client.close)
         closing.start()
         with pytest.raises(CancelledError, match="the client is closed"):
             client.validate({"fail": 9})
         closing.join()
-        assert time.monotonic() - begun < 30
+        assert time.monotonic() - begun < 2 * SOON
 
 
 @pytest.mark.parametrize("kind", BLOCKING, indirect=True)

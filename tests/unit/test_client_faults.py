@@ -7,10 +7,11 @@ import threading
 import time
 
 import pytest
-from client_support import assert_close_wakes, wait_until
+from client_support import assert_close_wakes
 from fault_proxy import FaultProxy
 from four_clients import FOUR, make_client
 from triton_support import Script, serving
+from waiting import PATIENCE, SOON, wait_until
 
 from ananke_client import (
     AnankeError,
@@ -104,7 +105,7 @@ def test_no_wait_outlasts_the_timeout(kind, port, script):
         begun = time.monotonic()
         with pytest.raises(OverloadedError):
             client.generate("fail overloaded 9", timeout=0.5)
-    assert time.monotonic() - begun < 5
+    assert time.monotonic() - begun < SOON
     assert script.tries["fail overloaded 9"] < 3
 
 
@@ -115,7 +116,7 @@ def test_the_deadline_holds_without_the_server(client, prompt, monkeypatch):
     begun = time.monotonic()
     with pytest.raises(DeadlineExceededError):
         list(client.generate_stream(prompt, timeout=0.4))
-    assert 0.4 < time.monotonic() - begun < 3
+    assert 0.4 < time.monotonic() - begun < SOON
 
 
 def test_a_call_whose_end_is_late_keeps_its_result(client, script, monkeypatch):
@@ -240,7 +241,7 @@ def test_a_deadline_that_the_server_missed_cancels(client, script, monkeypatch):
         monkeypatch.setattr(f"ananke_client.{module}.GRACE", 0.1)
     with pytest.raises(DeadlineExceededError):
         client.generate("silent", timeout=0.2)
-    wait_until(lambda: script.commands == [("cancel", script.attempts[0])], 5)
+    wait_until(lambda: script.commands == [("cancel", script.attempts[0])])
 
 
 def test_a_server_that_answers_nothing_costs_no_more_than_timeout_and_grace(kind, monkeypatch):
@@ -256,7 +257,7 @@ def test_a_server_that_answers_nothing_costs_no_more_than_timeout_and_grace(kind
         begun = time.monotonic()
         with pytest.raises(DeadlineExceededError):
             client.generate("words 2", timeout=0.3)
-        assert time.monotonic() - begun < 3
+        assert time.monotonic() - begun < SOON
 
 
 def test_what_the_server_has_ended_is_not_cancelled(client, script):
@@ -298,7 +299,7 @@ def test_closing_is_bounded_when_the_server_has_gone(kind):
         proxy.stall()
         begun = time.monotonic()
         client.close()
-        assert time.monotonic() - begun < 5
+        assert time.monotonic() - begun < SOON
 
 
 def test_open_streams_renew_their_leases(client, script, monkeypatch):
@@ -306,16 +307,15 @@ def test_open_streams_renew_their_leases(client, script, monkeypatch):
     with client.generate_stream("hang") as stream, client.generate_stream("hang") as other:
         next(stream)
         next(other)
-        wait_until(lambda: len(script.commands) >= 6, 5)
+        wait_until(lambda: len(script.commands) >= 6)
         assert set(script.commands) == {("renew", name) for name in script.attempts}
-    time.sleep(0.3)
+    wait_until(lambda: {name for verb, name in script.commands if verb == "cancel"} == set(script.attempts))
     ended = list(script.commands)
-    assert {name for verb, name in ended if verb == "cancel"} == set(script.attempts)
     time.sleep(0.3)
     assert script.commands == ended
     with client.generate_stream("hang") as stream:
         next(stream)
-        wait_until(lambda: ("renew", script.attempts[2]) in script.commands, 5)
+        wait_until(lambda: ("renew", script.attempts[2]) in script.commands)
 
 
 @pytest.mark.parametrize("call", ["generate", "generate_batch"])
@@ -323,11 +323,11 @@ def test_whole_answers_are_waited_for_under_leases_too(client, script, call, mon
     monkeypatch.setattr("ananke_client.lease.LEASE", 0.3)
     asked = threading.Thread(target=lambda: client.generate("silent") if call == "generate" else client.generate_batch(["silent"] * 2))
     asked.start()
-    wait_until(lambda: len(script.commands) >= 4, 5)
+    wait_until(lambda: len(script.commands) >= 4)
     assert set(script.commands) == {("renew", name) for name in script.attempts}
     assert script.leases == [1000 * LEASE] * len(script.attempts)
     script.released.set()
-    asked.join(20)
+    asked.join(PATIENCE)
     assert not asked.is_alive()
 
 
@@ -344,7 +344,7 @@ def test_a_stream_that_nobody_holds_is_cancelled(client, script, monkeypatch):
     next(stream)
     del stream
     gc.collect()
-    wait_until(lambda: ("cancel", script.attempts[0]) in script.commands, 5)
+    wait_until(lambda: ("cancel", script.attempts[0]) in script.commands)
 
 
 def test_a_closed_client_cancels_what_nobody_holds(client, script):

@@ -10,6 +10,7 @@ import grpc
 import pytest
 from blocking_client import BlockingClient
 from tritonclient.grpc import service_pb2, service_pb2_grpc
+from waiting import PATIENCE
 
 from ananke_client import (
     AnankeInferenceClient,
@@ -244,7 +245,7 @@ def test_early_close_cancels(client, servicer):
     with client.generate_stream("endless") as stream:
         assert next(stream) == "a"
         assert not servicer.ended.is_set()
-    assert servicer.ended.wait(10)
+    assert servicer.ended.wait(PATIENCE)
     with pytest.raises(CancelledError, match="closed"):
         next(stream)
     assert list(stream) == []
@@ -258,7 +259,7 @@ def test_close_from_another_thread_ends_the_wait(client, servicer):
     with pytest.raises(CancelledError):
         next(stream)
     closing.join()
-    assert servicer.ended.wait(10)
+    assert servicer.ended.wait(PATIENCE)
 
 
 def test_deadline_holds_without_the_server(client, monkeypatch):
@@ -271,10 +272,10 @@ def test_sixteen_threads_share_a_client(client):
     barrier = threading.Barrier(16)
 
     def call(index):
-        barrier.wait(10)
+        barrier.wait(PATIENCE)
         with client.generate_stream(f"echo: {index}") as stream:
             next(stream)
-            barrier.wait(10)  # every stream is open at once
+            barrier.wait(PATIENCE)  # every stream is open at once
             list(stream)
             return stream.result.text
 

@@ -13,10 +13,11 @@ from types import SimpleNamespace
 import httpx
 import pytest
 from certificates import certificates
-from client_support import assert_close_wakes, wait_until
+from client_support import assert_close_wakes
 from dripping_server import DrippingServer
 from four_clients import make_client
 from triton_support import Script, serving
+from waiting import SOON, wait_until
 
 from ananke_client import AnankeInferenceHTTPClient, CancelledError, DeadlineExceededError, RetryPolicy, TLSConfig
 
@@ -70,7 +71,7 @@ def test_a_timeout_bounds_the_whole_answer(client_of, call, quick):
         begun = time.monotonic()
         with pytest.raises(DeadlineExceededError):
             CALLS[call](client)
-        assert 0.4 < time.monotonic() - begun < 5
+        assert 0.4 < time.monotonic() - begun < SOON
 
 
 @pytest.mark.parametrize("quick", [HEAD, BODY], ids=["head", "body"])
@@ -78,7 +79,7 @@ def test_all_questions_about_health_have_one_timeout(client_of, quick):
     with DrippingServer(quick) as server, client_of(server) as client:
         begun = time.monotonic()
         assert "deadline_exceeded" in client.health_check().error
-        assert time.monotonic() - begun < 5
+        assert time.monotonic() - begun < SOON
 
 
 def test_slow_answers_about_health_share_the_timeout(kind, monkeypatch):
@@ -97,7 +98,7 @@ def test_a_deadline_that_passes_between_two_deltas_is_kept(client_of):
         begun = time.monotonic()
         with pytest.raises(DeadlineExceededError):
             next(stream)
-        assert time.monotonic() - begun < 5
+        assert time.monotonic() - begun < SOON
 
 
 @pytest.mark.parametrize("quick", [b"", HEAD, BODY], ids=["nothing", "head", "body"])
@@ -120,8 +121,8 @@ def test_closing_ends_every_wait(kind, quick):
         begun = time.monotonic()
         client.close()
         for thread in threads:
-            thread.join(10)
-        assert time.monotonic() - begun < 8
+            thread.join(SOON)
+        assert time.monotonic() - begun < SOON
     assert len(errors) == 3
 
 
@@ -154,7 +155,7 @@ def test_no_answer_to_a_connection_costs_no_more_than_timeout_and_grace(client_o
         begun = time.monotonic()
         with pytest.raises(DeadlineExceededError):
             client.generate("x")
-        assert time.monotonic() - begun < 4.5
+        assert time.monotonic() - begun < SOON
 
 
 def test_closing_wakes_who_waits_on_an_encrypted_connection(kind, tmp_path):

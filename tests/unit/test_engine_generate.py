@@ -17,6 +17,7 @@ from unittest.mock import patch
 
 import pytest
 from provenance_support import Key
+from waiting import PATIENCE
 
 pytest.importorskip("vllm")
 
@@ -389,7 +390,7 @@ def test_what_one_client_has_being_prepared_keeps_no_other_out(what: str) -> Non
     let_go = threading.Event()
 
     def held(*_: Any) -> Any:
-        assert let_go.wait(30)
+        assert let_go.wait(PATIENCE)
         return [1] if what == "prompts" else UNCONSTRAINED
 
     async def scenario() -> None:

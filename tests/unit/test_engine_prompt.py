@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from waiting import PATIENCE
 
 from ananke_client.errors import InvalidRequestError
 from ananke_server.engine.prompt import LONG_PROMPT, PromptEncoder, chat_messages, prompt_tokens, require_size
@@ -139,7 +140,7 @@ class HeldTokenizer:
             self.most = max(self.most, self._now)
         if len(text) > LONG_PROMPT:
             self.long_begun.set()
-            assert self.let_go.wait(10)
+            assert self.let_go.wait(2 * PATIENCE)
         with self._lock:
             self._now -= 1
         return [len(text)]
@@ -151,7 +152,7 @@ def test_short_prompts_wait_for_no_long_one_and_no_more_than_two_are_encoded_at_
         encoder = PromptEncoder(tokenizer)
         long = [asyncio.create_task(encoder.tokens("x" * (LONG_PROMPT + 1), "a")) for _ in range(3)]
         await asyncio.to_thread(tokenizer.long_begun.wait, 10)
-        short = await asyncio.wait_for(asyncio.gather(*(encoder.tokens("x" * (1 + number), "b") for number in range(100))), 10)
+        short = await asyncio.wait_for(asyncio.gather(*(encoder.tokens("x" * (1 + number), "b") for number in range(100))), PATIENCE)
         assert short == [[1 + number] for number in range(100)]
         assert not any(task.done() for task in long)
         tokenizer.let_go.set()

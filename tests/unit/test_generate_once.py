@@ -13,6 +13,7 @@ import backend_support as triton
 import numpy as np
 import pytest
 import triton_python_backend_utils as pb_utils
+from waiting import PATIENCE
 
 from ananke_server.logs import LOGGER
 from ananke_server.triton import counters
@@ -74,7 +75,7 @@ def test_requests_that_it_cannot_take_are_answered_and_counted(model: TritonPyth
     ]
     model.execute(refused)
     for request in refused:
-        assert request.sender.final.wait(5)
+        assert request.sender.final.wait(PATIENCE)
         assert request.sender.taken[0].error is not None
     end = time.monotonic() + 5
     while sum(counted(model).values()) < len(refused):

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from serve import reap_orphans
+from waiting import wait_until
 
 from ananke_server import session
 from ananke_server.launch import (
@@ -20,7 +21,7 @@ from ananke_server.launch import (
     free_ports,
     resolve_model,
 )
-from ananke_server.session import Session, read_process, wait_until
+from ananke_server.session import Session, read_process
 
 READY = """
 import http.server
@@ -242,11 +243,11 @@ def test_orphans_are_awaited_and_the_server_is_not():
         reap_orphans(server.pid)
         assert read_process(orphan.pid) is not None
         orphan.kill()
-        wait_until(lambda: read_process(orphan.pid).ended, 5)
+        wait_until(lambda: read_process(orphan.pid).ended)
         reap_orphans(server.pid)
         assert read_process(orphan.pid) is None
         server.kill()
-        wait_until(lambda: read_process(server.pid).ended, 5)
+        wait_until(lambda: read_process(server.pid).ended)
         reap_orphans(server.pid)
         assert server.wait() == -signal.SIGKILL
     finally:

@@ -18,6 +18,7 @@ import pytest
 from llguidance import LLMatcher
 from masking_support import allowed_by
 from small_tokenizer import small_source, small_tokenizer
+from waiting import PATIENCE
 
 from ananke_server.masking.board import PARTS, Board, open_board
 from ananke_server.masking.crew import CrewDeadError, MaskCrew, default_processes
@@ -58,7 +59,7 @@ def gone(processes: list[psutil.Process]) -> bool:
     return not any(process.is_running() and process.status() != psutil.STATUS_ZOMBIE for process in processes)
 
 
-async def until(condition: Callable[[], object], seconds: float = 10) -> None:
+async def until(condition: Callable[[], object], seconds: float = PATIENCE) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "timed out"

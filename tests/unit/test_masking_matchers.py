@@ -22,6 +22,7 @@ from masking_support import (
     encode,
     expected_mask,
 )
+from waiting import PATIENCE
 
 from ananke_server.masking import matchers
 from ananke_server.masking.matchers import MatcherPool, error_text, failure_of, grammar_key, new_matcher
@@ -40,7 +41,7 @@ class Compiler:
 
     def __call__(self, tokenizer: LLTokenizer, grammar: str, lexer_states: int) -> LLMatcher:
         self.compiled.append(grammar)
-        assert self.go.wait(10)
+        assert self.go.wait(PATIENCE)
         return new_matcher(tokenizer, grammar, lexer_states)
 
 
@@ -191,7 +192,7 @@ def test_a_slow_compile_holds_up_no_other_grammar(compiler: Compiler) -> None:
         assert grammar_key(NESTED.grammar) not in pool
         assert not slow.done()
         compiler.go.set()
-        assert mask(slow.result(10)) == expected_mask(NESTED, ())
+        assert mask(slow.result(PATIENCE)) == expected_mask(NESTED, ())
 
 
 def test_failures_are_told_apart() -> None:

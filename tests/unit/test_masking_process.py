@@ -29,8 +29,8 @@ from masking_support import (
     Mask,
     encode,
     expected_mask,
-    wait_until,
 )
+from waiting import PATIENCE, wait_until
 
 from ananke_server.masking import matchers
 from ananke_server.masking.matchers import new_matcher
@@ -233,7 +233,7 @@ class SlowCompiler:
 
     def __call__(self, tokenizer: LLTokenizer, grammar: str, lexer_states: int) -> LLMatcher:
         self.started.append(grammar)
-        assert self.go.wait(10)
+        assert self.go.wait(PATIENCE)
         return new_matcher(tokenizer, grammar, lexer_states)
 
 
@@ -430,6 +430,6 @@ def test_a_process_ends_when_its_connection_closes(moment: str, slow: SlowCompil
         time.sleep(0.01)
         assert stage.threads[0].is_alive()
         stage.connections[0].close()
-        stage.threads[0].join(5)
+        stage.threads[0].join(PATIENCE)
         assert not stage.threads[0].is_alive()
         slow.go.set()

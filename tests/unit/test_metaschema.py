@@ -6,6 +6,7 @@ import jsonschema
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from waiting import SOON
 
 from ananke_server.constraints.metaschema import MAX_FAULTS, metaschema_faults
 
@@ -60,7 +61,7 @@ def test_a_deep_schema_is_quick(draft: str) -> None:
         schema = {"items": schema}
     begin = time.monotonic()
     assert [len(path) for path, _ in metaschema_faults({"$schema": draft, **schema})] == [191]
-    assert time.monotonic() - begin < 2
+    assert time.monotonic() - begin < SOON
 
 
 KEYWORDS = ["type", "items", "properties", "required", "enum", "minimum", "minLength", "anyOf", "not", "if", "const", "dependencies"]

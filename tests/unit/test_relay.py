@@ -9,6 +9,7 @@ from pathlib import Path
 
 import backend_support as triton
 import pytest
+from waiting import PATIENCE
 
 from ananke_client.errors import DeadEndError, EngineUnavailableError, InternalError
 from ananke_client.report import ConstraintReport
@@ -43,7 +44,7 @@ def run(path: Path, test: Callable[[RelayClient, RelayServer], Awaitable[None]],
         server, client = RelayServer(path, answer), RelayClient(path)  # type: ignore[arg-type]
         await server.start()
         try:
-            await asyncio.wait_for(test(client, server), 20)
+            await asyncio.wait_for(test(client, server), PATIENCE)
         finally:
             await client.close()
             await server.close()

@@ -12,6 +12,7 @@ import backend_support as triton
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from waiting import PATIENCE, eventually
 
 from ananke_client.errors import DeadlineExceededError
 from ananke_client.report import ConstraintReport
@@ -21,7 +22,6 @@ from ananke_server.triton.responses import ResponsePipe, Responses
 
 OUTPUTS = frozenset(("text_output", "num_output_tokens", "logprobs", "constraint_report"))
 RESULT = GenerateResult("stop", 3, None, ConstraintReport(accepted=True), {}, {})
-WAIT = 10
 
 
 class Gate:
@@ -33,7 +33,7 @@ class Gate:
     def __call__(self, number: int) -> None:
         if number == 0:
             self.reached.set()
-            assert self.opened.wait(WAIT)
+            assert self.opened.wait(PATIENCE)
 
 
 def delta(text: str) -> Delta:
@@ -44,7 +44,7 @@ def held_pipe() -> tuple[ResponsePipe, Callable[[], None]]:
     """A pipe whose thread is behind until the function is called."""
     pipe, gate = ResponsePipe(), Gate()
     pipe.open(triton.Sender(gate)).fail(DeadlineExceededError("first"))
-    assert gate.reached.wait(WAIT)
+    assert gate.reached.wait(PATIENCE)
     return pipe, gate.opened.set
 
 
@@ -55,7 +55,7 @@ def test_each_piece_leaves_at_once_while_the_pipe_keeps_up() -> None:
         responses.add(delta(f"{number} "))
         assert eventually(lambda number=number: len(sender.taken) == number + 1)
     responses.finish(RESULT)
-    assert sender.final.wait(WAIT)
+    assert sender.final.wait(PATIENCE)
     pipe.close()
     assert (len(sender.taken), sender.tokens, pipe.coalesced) == (21, 20, 0)
     assert sender.taken[-1]["constraint_report"] is not None
@@ -99,7 +99,7 @@ def test_a_slow_sender_gets_the_rest_in_one_piece_after_the_others_had_their_tur
     slow, quick = triton.Sender(gate), triton.Sender()
     behind, other = pipe.open(slow, OUTPUTS, stream=True), pipe.open(quick, OUTPUTS, stream=True)
     behind.add(delta("a"))
-    assert gate.reached.wait(WAIT)
+    assert gate.reached.wait(PATIENCE)
     other.add(delta("1"))
     for text in "bcd":
         behind.add(delta(text))
@@ -149,7 +149,7 @@ def test_a_response_that_cannot_be_built_ends_the_request_with_an_error_and_its_
     pipe, sender = ResponsePipe(), triton.Sender()
     responses = pipe.open(sender, OUTPUTS, stream=True)
     responses.add(Delta("x", 1, [{"unserialisable": {object(): 1}}]))
-    assert sender.final.wait(WAIT)
+    assert sender.final.wait(PATIENCE)
     assert eventually(responses.is_cancelled)
     responses.add(delta("y"))
     responses.finish(RESULT)
@@ -285,12 +285,3 @@ class TestCancellationWatch:
 
 def idle(responses: Responses) -> bool:
     return not responses._queued or responses._closed
-
-
-def eventually(holds: Callable[[], bool], seconds: float = WAIT) -> bool:
-    end = time.monotonic() + seconds
-    while not holds():
-        if time.monotonic() > end:
-            return False
-        time.sleep(0.001)
-    return True

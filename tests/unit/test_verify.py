@@ -12,6 +12,7 @@ import jsonschema
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from waiting import SOON
 
 from ananke_client.constraint import ConstraintSpec, JsonSchemaConstraint
 from ananke_server.constraints.schema.formats import ASSERTED
@@ -343,14 +344,14 @@ BACKTRACKING = r"^(?=a)(a|a)*(?=x)\1$"
 def test_a_pattern_that_backtracks_without_end_is_given_up(schema) -> None:
     begin = time.monotonic()
     assert "backtrack" in str(verified(schema, json.dumps("a" * 60)))
-    assert time.monotonic() - begin < 2
+    assert time.monotonic() - begin < SOON
 
 
 @pytest.mark.parametrize("pattern", ["^(a+)+$", "^(a|aa)*b", "^(a*)*$", "(x+x+)+y"])
 def test_what_hangs_a_backtracking_engine_does_not_hang(pattern: str) -> None:
     begin = time.monotonic()
     assert verified({"pattern": pattern}, json.dumps("a" * 50_000 + "!")) is not None
-    assert time.monotonic() - begin < 3
+    assert time.monotonic() - begin < SOON
 
 
 def bomb(levels: int):
@@ -365,7 +366,7 @@ def test_a_schema_that_takes_forever_is_given_up_and_the_next_is_judged() -> Non
         begin = time.monotonic()
         with pytest.raises(JudgeDied, match=r"more than 0\.5 s"):
             process.fault_of(json.dumps(bomb(60)), frozenset(), "1")
-        assert time.monotonic() - begin < 5
+        assert time.monotonic() - begin < SOON
         assert process.fault_of(json.dumps(bomb(4)), frozenset(), "1") is None
         assert process.fault_of(json.dumps(bomb(4)), frozenset(), '"x"') is not None
     finally:
@@ -373,10 +374,11 @@ def test_a_schema_that_takes_forever_is_given_up_and_the_next_is_judged() -> Non
 
 
 def test_a_bomb_is_a_fault_and_does_not_cost_its_time_twice() -> None:
-    assert "cannot be judged" in str(verified(bomb(60), "1"))
-    begin = time.monotonic()
-    assert "cannot be judged" in str(verified(bomb(60), "2"))
-    assert time.monotonic() - begin < 0.5
+    times = [time.monotonic()]
+    for output in ("1", "2"):
+        assert "cannot be judged" in str(verified(bomb(60), output))
+        times.append(time.monotonic())
+    assert times[2] - times[1] < (times[1] - times[0]) / 2
 
 
 def test_a_judge_process_that_was_killed_is_replaced() -> None:
