@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, aclosing
 from typing import Any
 
@@ -34,6 +33,7 @@ from ananke_server.engine.timeline import Timeline
 from ananke_server.engine.verdict import Judge, report_with
 from ananke_server.engine.vllm_engine import VllmEngine
 from ananke_server.fairness.admission import Admission
+from ananke_server.fairness.threads import FairThreads
 from ananke_server.fairness.waiting_room import Stay, WaitingRoom
 from ananke_server.handover import Seal
 from ananke_server.masking.tokenizer import served_tokenizer
@@ -68,13 +68,12 @@ class GuidedEngine:
         self._started = time.monotonic()
         self._seal = seal
         self._room = WaitingRoom()
-        self._compiling = Admission(COMPILATIONS)
         self._admission = Admission(settings.concurrency or settings.max_num_seqs)
         self.life = life
         self.figures = figures
         self._prompts = PromptEncoder(llm.get_tokenizer())
-        self._compilations = ThreadPoolExecutor(COMPILATIONS, thread_name_prefix="ananke-compile")
-        self._judgements = ThreadPoolExecutor(JUDGEMENTS, thread_name_prefix="ananke-judge")
+        self._compilations = FairThreads(COMPILATIONS, "ananke-compile")
+        self._judgements = FairThreads(JUDGEMENTS, "ananke-judge")
         self._judge = Judge(Compiler(served_tokenizer(config.model_config), settings.limits), self.compiler.compile)
         self._context = int(config.model_config.max_model_len)
         self._notary = notary
@@ -141,7 +140,7 @@ class GuidedEngine:
         """Stop vLLM's processes, and let go of the sandbox."""
         await self.life.close()
         for threads in (self._compilations, self._judgements):
-            threads.shutdown(wait=False, cancel_futures=True)
+            threads.close()
         self._prompts.close()
         self.compiler.close()
         self._notary.close()
@@ -200,7 +199,7 @@ class GuidedEngine:
                 timeline.finish()
                 outcome = None if hold is None else await hold.finish()
             finished = (request.constraint, compiled, timeline.text, timeline.token_ids, last)
-            verdict = await asyncio.get_running_loop().run_in_executor(self._judgements, self._judge.verdict, *finished)
+            verdict = await self._judgements.run(request.client, self._judge.verdict, *finished)
             return Attempt(tried, last, outcome, verdict, first_seed=params.seed)
 
         metrics: dict[str, Any] = {}
@@ -234,9 +233,7 @@ class GuidedEngine:
                 raise InvalidRequestError("compiled: not from this server's validate model; send 'constraint'")
             return UNCONSTRAINED
         if compiled is None:
-            what = str(request.constraint), request.client
-            async with self._compiling.place(request.client):
-                compiled = await asyncio.get_running_loop().run_in_executor(self._compilations, self.compiler.compile, *what)
+            compiled = await self._compilations.run(request.client, self.compiler.compile, str(request.constraint), request.client)
         return compiled
 
 

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final
 
 from ananke_client.errors import InvalidRequestError
-from ananke_server.fairness.admission import Admission
+from ananke_server.fairness.threads import FairThreads
 
 ChatMessage = dict[str, Any]
 
@@ -28,18 +26,17 @@ class PromptEncoder:
 
     def __init__(self, tokenizer: Any) -> None:
         self._tokenizer = tokenizer
-        self._short, self._long = ((ThreadPoolExecutor(1, name), Admission(1)) for name in ("ananke-prompt", "ananke-long-prompt"))
+        self._short, self._long = (FairThreads(1, name) for name in ("ananke-prompt", "ananke-long-prompt"))
 
     async def tokens(self, prompt: str, client: str) -> list[int]:
         """As ``prompt_tokens``. Clients have fair shares of each thread."""
-        thread, admission = self._long if len(prompt) > LONG_PROMPT else self._short
-        async with admission.place(client):
-            return await asyncio.get_running_loop().run_in_executor(thread, prompt_tokens, self._tokenizer, prompt)
+        thread = self._long if len(prompt) > LONG_PROMPT else self._short
+        return await thread.run(client, prompt_tokens, self._tokenizer, prompt)
 
     def close(self) -> None:
         """End the threads, once they are done with what they have begun; what waits for them is dropped."""
-        for thread, _ in (self._short, self._long):
-            thread.shutdown(wait=False, cancel_futures=True)
+        for thread in (self._short, self._long):
+            thread.close()
 
 
 def require_size(prompt: str, most: int) -> None:

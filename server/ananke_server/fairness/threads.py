@@ -1,0 +1,35 @@
+"""Threads for what would hold an event loop up, in fair shares."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import ParamSpec, TypeVar
+
+from ananke_server.fairness.admission import Admission
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class FairThreads:
+    """Threads that clients have fair shares of. Belongs to one event loop.
+
+    Args:
+        threads: how many there are; what else is to run waits for its turn, without a bound.
+        name: what the threads' names begin with.
+    """
+
+    def __init__(self, threads: int, name: str) -> None:
+        self._admission = Admission(threads)
+        self._threads = ThreadPoolExecutor(threads, thread_name_prefix=name)
+
+    async def run(self, client: str, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """The function's result, or whatever it raises, from a thread in the client's turn."""
+        async with self._admission.place(client):
+            return await asyncio.get_running_loop().run_in_executor(self._threads, lambda: function(*args, **kwargs))
+
+    def close(self) -> None:
+        """End the threads, once they are done with what they have begun; what waits for them is dropped."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
