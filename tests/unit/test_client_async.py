@@ -6,17 +6,12 @@ import asyncio
 import time
 
 import pytest
-from triton_support import Script, serving
+from triton_support import serving
 from waiting import PATIENCE, SOON
 
 from ananke_client import AsyncAnankeInferenceClient, AsyncAnankeInferenceHTTPClient, CancelledError, RetryPolicy
 
 CLIENTS = {"grpc": AsyncAnankeInferenceClient, "http": AsyncAnankeInferenceHTTPClient}
-
-
-@pytest.fixture
-def script():
-    return Script()
 
 
 @pytest.fixture(params=["grpc", "http"])
@@ -70,7 +65,7 @@ def test_cancelling_the_task_ends_the_call_and_leaves_the_client(make, script, p
             with pytest.raises(asyncio.CancelledError):
                 await task
             with pytest.raises(TimeoutError):
-                async with asyncio.timeout(0.2):
+                async with asyncio.timeout(1):
                     await client.generate(prompt)
             return (await client.generate("words 2")).text
 
@@ -94,18 +89,18 @@ def test_cancelling_the_task_ends_the_wait_for_a_retry(make, script):
 
 
 def test_cancelling_the_task_waits_for_no_server(make, script):
-    """The cancel on the server goes beside: here it is answered after 2 s."""
+    """The cancel on the server goes beside: here it is answered after 2.5 s."""
 
     async def main():
         async with make() as client:
             begun = time.monotonic()
             with pytest.raises(TimeoutError):
-                async with asyncio.timeout(0.2):
+                async with asyncio.timeout(1):
                     await client.generate("silent")
             return time.monotonic() - begun
 
-    script.command_pace = 2.0
-    assert asyncio.run(main()) < 1.5
+    script.command_pace = 2.5
+    assert asyncio.run(main()) < 3
     assert script.commands == [("cancel", script.attempts[0])]
 
 

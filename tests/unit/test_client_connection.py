@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from certificates import certificates
 from four_clients import FOUR, make_client
-from triton_support import Script, serving
+from triton_support import serving
 
 from ananke_client import EngineUnavailableError, InvalidRequestError, RetryPolicy, TLSConfig
 from ananke_client.connection import headers_of
@@ -21,16 +21,6 @@ def files(tmp_path_factory):
 
 def pair_of(holder):
     return holder.certificate, holder.key
-
-
-@pytest.fixture
-def script():
-    return Script()
-
-
-@pytest.fixture(params=FOUR)
-def kind(request):
-    return request.param
 
 
 @pytest.fixture
