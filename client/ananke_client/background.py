@@ -9,7 +9,8 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 from ananke_client.deadline import Deadline
-from ananke_client.transport import Pause, run
+from ananke_client.stand_in import run
+from ananke_client.transport import Pause
 
 
 class BlockingBackground:

@@ -36,8 +36,8 @@ class BatchItem:
 class Batch:
     """The book of one batch: what is to do, what came of it, and who wants to know.
 
-    Iterate over it, from as many workers as there are ``workers``, and ``record`` what becomes of each item. It is no place
-    for threads: one of them iterates and records.
+    Iterate over it from as many threads or tasks as there are ``workers``, each item comes to one of them; and ``record`` from one
+    what becomes of each.
 
     Raises:
         InvalidRequestError: ``concurrency`` is not a positive whole number.
@@ -64,6 +64,9 @@ class Batch:
         self._bar = _bar(len(self._items)) if tqdm else None
         self._left = iter(enumerate(self._items))
         self.workers = max(1, min(concurrency, len(self._items)))
+
+    def __len__(self) -> int:
+        return len(self._items)
 
     def __iter__(self) -> Iterator[tuple[int, BatchItem]]:
         return self._left

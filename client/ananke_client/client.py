@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
+import threading
 from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from queue import SimpleQueue
 from types import TracebackType
 from typing import Any, Self, TypeVar, overload
 
@@ -25,8 +26,8 @@ from ananke_client.request import (
 )
 from ananke_client.result import GenerationResult
 from ananke_client.schemas import SchemaLike, SchemaType
+from ananke_client.stand_in import run, taken
 from ananke_client.stream import GenerationStream
-from ananke_client.transport import run
 
 T = TypeVar("T")
 
@@ -63,7 +64,8 @@ class InferenceClient:
             CancelledError: the server cancelled the request, or the client was closed.
             InternalError: the server failed.
         """
-        return run(self._exchange.generate(prompt, constraint, config, timeout=timeout, request_id=request_id))
+        call = self._exchange.start(prompt, constraint, config, stream=False, timeout=timeout, request_id=request_id)
+        return run(call.whole(), call.close)
 
     def generate_stream(
         self,
@@ -79,7 +81,7 @@ class InferenceClient:
         Once a delta was handed out nothing is tried again, so no token comes twice.
         """
         call = self._exchange.start(prompt, constraint, config, stream=True, timeout=timeout, request_id=request_id)
-        run(call.open())
+        run(call.open(), call.close)
         return GenerationStream(call)
 
     @overload
@@ -182,19 +184,29 @@ class InferenceClient:
             ModuleNotFoundError: ``tqdm`` is not installed.
             BaseException: an interruption, or what ``progress`` raised; what is under way is cancelled, on the server too.
         """
-        with (
-            Batch(prompts, constraint, config, concurrency=concurrency, progress=progress, tqdm=tqdm) as batch,
-            ThreadPoolExecutor(batch.workers, "ananke-batch") as pool,
-        ):
-            calls = CallGroup("the batch")
+        with Batch(prompts, constraint, config, concurrency=concurrency, progress=progress, tqdm=tqdm) as batch:
+            calls, done = CallGroup("the batch"), SimpleQueue[tuple[int, Outcome] | BaseException]()
+
+            def work() -> None:
+                try:
+                    for index, item in batch:
+                        done.put((index, run(self._exchange.outcome(item, timeout, calls))))
+                except BaseException as error:
+                    done.put(error)
+
+            threads = [threading.Thread(target=work, name="ananke-batch", daemon=True) for _ in range(batch.workers)]
             try:
-                futures = {pool.submit(self._outcome, item, timeout, calls): index for index, item in batch}
-                for future in as_completed(futures):
-                    batch.record(futures[future], future.result())
+                for thread in threads:
+                    thread.start()
+                for _ in range(len(batch)):
+                    if isinstance(outcome := taken(done), BaseException):
+                        raise outcome
+                    batch.record(*outcome)
             except BaseException:
-                pool.shutdown(wait=False, cancel_futures=True)
                 run(self._exchange.end(calls))
                 raise
+            for thread in threads:
+                thread.join()
             return batch.outcomes
 
     def validate(self, constraint: ConstraintLike, *, timeout: float | None = None) -> ConstraintReport:
@@ -245,6 +257,3 @@ class InferenceClient:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
-
-    def _outcome(self, item: BatchItem, timeout: float | None, calls: CallGroup) -> Outcome:
-        return run(self._exchange.outcome(item, timeout, calls))

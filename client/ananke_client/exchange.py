@@ -84,10 +84,7 @@ class Exchange:
     ) -> GenerationResult:
         """A whole generation."""
         call = self.start(prompt, constraint, config, stream=False, timeout=timeout, request_id=request_id, group=group)
-        while await call.receive() is not None:
-            pass
-        assert call.result is not None
-        return call.result
+        return await call.whole()
 
     async def outcome(self, item: BatchItem, timeout: float | None, group: CallGroup | None = None) -> Outcome:
         """What becomes of one item of a batch. Raises: never, but for an interruption."""

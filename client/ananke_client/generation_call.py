@@ -98,6 +98,17 @@ class GenerationCall:
                     await self._recover(error)
         return None
 
+    async def whole(self) -> GenerationResult:
+        """The result, waited for.
+
+        Raises:
+            CancelledError: as ``receive``.
+        """
+        while await self.receive() is not None:
+            pass
+        assert self.result is not None
+        return self.result
+
     @contextmanager
     def _telling(self) -> Iterator[None]:
         """Notes that an error was raised: it is raised once."""

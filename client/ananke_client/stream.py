@@ -8,7 +8,7 @@ from typing import Self
 
 from ananke_client.generation_call import GenerationCall
 from ananke_client.result import GenerationResult
-from ananke_client.transport import run
+from ananke_client.stand_in import run
 
 
 class _Stream:
@@ -38,7 +38,7 @@ class GenerationStream(_Stream, Iterator[str]):
     """
 
     def __next__(self) -> str:
-        if (delta := run(self._call.receive())) is None:
+        if (delta := run(self._call.receive(), self._call.close)) is None:
             raise StopIteration
         return delta
 

@@ -1,7 +1,7 @@
 """Transport: what carries calls, for the code that the four clients share.
 
 All of it is ``async def``. The asynchronous clients await it. A synchronous client's transport blocks where another would suspend,
-so its coroutines run from start to end in one step, which ``run`` takes.
+so its coroutines run from start to end in one step, which ``stand_in.run`` takes.
 """
 
 from __future__ import annotations
@@ -21,17 +21,6 @@ GRACE = 2.0
 """Seconds that a client waits beyond a generation's timeout, so that the server's own error comes through."""
 
 T = TypeVar("T")
-
-
-def run(coroutine: Coroutine[Any, Any, T]) -> T:
-    """The value of a coroutine over a transport that blocks."""
-    try:
-        coroutine.send(None)
-    except StopIteration as end:
-        value: T = end.value
-        return value
-    coroutine.close()
-    raise RuntimeError("a blocking transport suspended")
 
 
 @dataclass(frozen=True, slots=True)

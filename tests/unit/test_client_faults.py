@@ -152,7 +152,7 @@ def test_a_batch_keeps_its_order_and_its_other_items(client, script):
 
 
 def test_a_batch_bounds_what_runs_at_once(client, script):
-    script.pace = 0.03
+    script.pace = 0.1
     outcomes = client.generate_batch([f"words 2 {index}" for index in range(20)], concurrency=4)
     assert [outcome.text for outcome in outcomes] == ["".join(script.words(f"words 2 {index}")) for index in range(20)]
     assert script.most == 4

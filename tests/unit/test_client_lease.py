@@ -6,7 +6,7 @@ import time
 from types import SimpleNamespace
 
 from ananke_client.lease import LeaseKeeper
-from ananke_client.transport import run
+from ananke_client.stand_in import run
 
 
 class Call:

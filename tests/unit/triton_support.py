@@ -15,7 +15,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -68,11 +68,16 @@ class Script:
             tries = self.tries[prompt]
             self.running += 1
             self.most = max(self.most, self.running)
-        try:
-            yield from self._respond(prompt, stream, tries)
-        finally:
-            with self._lock:
-                self.running -= 1
+        with ExitStack() as counted:
+            counted.callback(self._leave)
+            for outputs in self._respond(prompt, stream, tries):
+                if "finish_reason" in outputs:
+                    counted.close()  # before its client has the end, and may ask for more
+                yield outputs
+
+    def _leave(self) -> None:
+        with self._lock:
+            self.running -= 1
 
     def _respond(self, prompt: str, stream: bool, tries: int) -> Iterator[dict[str, Any]]:
         verb, *arguments = prompt.split()
