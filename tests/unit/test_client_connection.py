@@ -47,7 +47,7 @@ def test_who_is_not_trusted_gets_nothing(kind, port, files, script, authority, o
 
 
 def test_plain_text_does_not_reach_an_encrypted_server(kind, port, script):
-    with make_client(kind, port, timeout=5, retry=ONCE) as client, pytest.raises(EngineUnavailableError):
+    with make_client(kind, port, timeout=30, retry=ONCE) as client, pytest.raises(EngineUnavailableError):
         client.generate("words 2")
     assert not script.tries
 

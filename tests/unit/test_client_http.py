@@ -108,13 +108,13 @@ def test_generate(client_of):
         return httpx.Response(200, json=FINAL)
 
     with client_of(handler, model_name="mine") as client:
-        result = client.generate("hi", {"type": "regex", "pattern": "é"}, timeout=2, request_id="r")
+        result = client.generate("hi", {"type": "regex", "pattern": "é"}, timeout=20, request_id="r")
     assert (result.text, result.constraint_satisfied, result.guarantee) == ("b", True, "exact")
     assert (result.cumulative_logprob, result.provenance) == (None, {"key": 1})
     assert seen["path"] == "/v2/models/mine/generate"
     body = seen["body"]
     assert (body["id"], body["text_input"], body["stream"]) == ("r", "hi", False)
-    assert 0 < body["deadline_ms"] <= 2000
+    assert 0 < body["deadline_ms"] <= 20_000
     assert json.loads(body["constraint"]) == {"type": "regex", "pattern": "é"}
     assert body["sampling_parameters"] == "{}"
 

@@ -17,6 +17,7 @@ from typing import Any
 from unittest.mock import patch
 
 import pytest
+from waiting import PATIENCE
 
 from ananke_server.provenance.log import LogError, LogState, ProvenanceLog
 
@@ -49,7 +50,7 @@ def test_lines_are_appended_in_order_and_over_starts(path: Path, fsync: str) -> 
     for start in (0, 50):
         log = opened(path, fsync=fsync)
         futures = [log.append(line(number)) for number in range(start, start + 50)]
-        assert [future.result(timeout=5) for future in futures] == [None] * 50
+        assert [future.result(timeout=PATIENCE) for future in futures] == [None] * 50
         assert log.state == LogState(written=50, lost=0, error=None)
         log.close()
     assert numbers(path) == list(range(100))
@@ -62,7 +63,7 @@ def test_the_policy_says_when_lines_are_synced(path: Path, fsync: str, before_do
     with patch("ananke_server.provenance.log.os.fdatasync", side_effect=lambda _: synced.append(time.monotonic())):
         log = opened(path, fsync=fsync, fsync_seconds=0.2)
         begin = time.monotonic()
-        log.append(line(1)).result(timeout=5)
+        log.append(line(1)).result(timeout=PATIENCE)
         assert bool(synced) is before_done
         time.sleep(0.5)
         assert len(synced) == (0 if fsync == "never" else 1)
@@ -75,7 +76,7 @@ def test_lines_that_wait_share_a_sync(path: Path) -> None:
     with patch("ananke_server.provenance.log.os.fdatasync", side_effect=lambda _: time.sleep(0.05)) as sync:
         log = opened(path, fsync="always")
         for future in [log.append(line(number)) for number in range(200)]:
-            future.result(timeout=5)
+            future.result(timeout=PATIENCE)
         assert sync.call_count < 10
         log.close()
     assert numbers(path) == list(range(200))
@@ -115,7 +116,7 @@ def test_where_rotation_fails_the_log_goes_on(path: Path, caplog: pytest.LogCapt
     with patch("pathlib.Path.replace", side_effect=OSError(errno.EACCES, "Permission denied")):
         log = opened(path, max_bytes=500)
         for number in range(20):
-            log.append(line(number, 70)).result(timeout=5)
+            log.append(line(number, 70)).result(timeout=PATIENCE)
         assert log.state.lost == 0
         log.close()
     assert numbers(path) == list(range(20))
@@ -127,7 +128,7 @@ def test_where_no_further_file_opens_the_log_goes_on_under_its_name(path: Path, 
     log = opened(path, max_bytes=500, files=files)
     with patch("ananke_server.provenance.log._opened", side_effect=OSError(errno.EMFILE, "Too many open files")):
         for number in range(20):
-            log.append(line(number, 70)).result(timeout=5)
+            log.append(line(number, 70)).result(timeout=PATIENCE)
     assert numbers(path) == list(range(20))
     log.close()
 
@@ -207,7 +208,7 @@ def small_disk() -> Iterator[int]:
 def test_a_full_disk_loses_lines_and_says_so_and_tears_none(path: Path, small_disk: int, caplog: pytest.LogCaptureFixture) -> None:
     log = opened(path)
     futures = [log.append(line(number, 999)) for number in range(100)]
-    faults = [future.exception(timeout=5) for future in futures]
+    faults = [future.exception(timeout=PATIENCE) for future in futures]
     lost = sum(fault is not None for fault in faults)
     assert 30 < lost < 50
     assert all(isinstance(fault, OSError) and fault.errno == errno.EFBIG for fault in faults if fault is not None)
@@ -216,7 +217,7 @@ def test_a_full_disk_loses_lines_and_says_so_and_tears_none(path: Path, small_di
     assert numbers(path) == list(range(100 - lost))
     os.truncate(path, 0)  # somebody makes room
     with caplog.at_level(logging.WARNING):
-        log.append(line(100)).result(timeout=5)
+        log.append(line(100)).result(timeout=PATIENCE)
     assert log.state == LogState(written=101 - lost, lost=lost, error=None)
     assert f"written again; {lost} lines are lost" in caplog.text
     log.close()
@@ -226,19 +227,19 @@ def test_a_full_disk_loses_lines_and_says_so_and_tears_none(path: Path, small_di
 def test_what_could_not_be_taken_back_is_taken_back_before_the_next_line(path: Path, small_disk: int) -> None:
     log = opened(path)
     with patch("ananke_server.provenance.log.os.ftruncate", side_effect=OSError(errno.EIO, "Input/output error")):
-        assert log.append(line(0, small_disk)).exception(timeout=5) is not None
+        assert log.append(line(0, small_disk)).exception(timeout=PATIENCE) is not None
     assert path.stat().st_size == small_disk
-    log.append(line(1)).result(timeout=5)
+    log.append(line(1)).result(timeout=PATIENCE)
     log.close()
     assert numbers(path) == [1]
 
 
 def test_a_file_that_another_process_truncates_has_no_nuls(path: Path, caplog: pytest.LogCaptureFixture) -> None:
     log = opened(path)
-    log.append(line(0, 500)).result(timeout=5)
+    log.append(line(0, 500)).result(timeout=PATIENCE)
     os.truncate(path, 0)  # logrotate's copytruncate
     for number in (1, 2):
-        log.append(line(number)).result(timeout=5)
+        log.append(line(number)).result(timeout=PATIENCE)
     log.close()
     assert numbers(path) == [1, 2]
     assert caplog.text.count("another process has changed it") == 1
@@ -247,10 +248,10 @@ def test_a_file_that_another_process_truncates_has_no_nuls(path: Path, caplog: p
 @pytest.mark.parametrize("end", ["\n", ""])
 def test_what_another_process_has_written_stays(path: Path, end: str) -> None:
     log = opened(path)
-    log.append(line(0)).result(timeout=5)
+    log.append(line(0)).result(timeout=PATIENCE)
     with path.open("a") as other:
         other.write(f'{{"number": 1}}{end}')
-    log.append(line(2)).result(timeout=5)
+    log.append(line(2)).result(timeout=PATIENCE)
     log.close()
     assert numbers(path) == [0, 1, 2]
 
@@ -258,9 +259,9 @@ def test_what_another_process_has_written_stays(path: Path, end: str) -> None:
 def test_behind_half_a_line_that_others_have_written_after_nothing_is_cut_off(path: Path, small_disk: int) -> None:
     log = opened(path)
     with patch("ananke_server.provenance.log.os.ftruncate", side_effect=OSError(errno.EIO, "Input/output error")):
-        assert log.append(line(0, small_disk)).exception(timeout=5) is not None
+        assert log.append(line(0, small_disk)).exception(timeout=PATIENCE) is not None
     os.truncate(path, 100)
-    log.append(line(1)).result(timeout=5)
+    log.append(line(1)).result(timeout=PATIENCE)
     log.close()
     torn, whole = path.read_bytes().splitlines()
     assert (len(torn), json.loads(whole)["number"]) == (100, 1)
@@ -269,7 +270,7 @@ def test_behind_half_a_line_that_others_have_written_after_nothing_is_cut_off(pa
 def test_a_size_that_another_process_has_changed_counts_for_rotation(path: Path) -> None:
     log = opened(path, max_bytes=1000, files=1)
     for number in range(30):
-        log.append(line(number, 100)).result(timeout=5)
+        log.append(line(number, 100)).result(timeout=PATIENCE)
         os.truncate(path, 0)
     log.close()
     assert list(path.parent.iterdir()) == [path]
@@ -278,9 +279,9 @@ def test_a_size_that_another_process_has_changed_counts_for_rotation(path: Path)
 def test_a_disk_that_does_not_sync_is_told(path: Path) -> None:
     with patch("ananke_server.provenance.log.os.fdatasync", side_effect=OSError(errno.EIO, "Input/output error")):
         log = opened(path, fsync="always")
-        assert isinstance(log.append(line(0)).exception(timeout=5), OSError)
+        assert isinstance(log.append(line(0)).exception(timeout=PATIENCE), OSError)
         assert log.state.error == "Input/output error"
-    log.append(line(1)).result(timeout=5)
+    log.append(line(1)).result(timeout=PATIENCE)
     log.close()
 
 

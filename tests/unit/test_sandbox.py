@@ -18,7 +18,7 @@ from typing import Any
 
 import psutil
 import pytest
-from waiting import SOON
+from waiting import PATIENCE, SOON
 
 from ananke_client.errors import ErrorCode, InternalError, OverloadedError
 from ananke_server.constraints.compiled import CompiledConstraint, Compiler
@@ -253,14 +253,14 @@ def test_a_supervisor_that_dies_is_started_again(sandbox: SandboxedCompiler) -> 
     orphans = workers(sandbox)
     supervisor_of(sandbox).kill()
     assert ask(sandbox, {"do": "nothing"})[0].report.accepted
-    assert not psutil.wait_procs(orphans, timeout=2)[1], "its workers end with it"
+    assert not psutil.wait_procs(orphans, PATIENCE)[1], "its workers end with it"
 
 
 def test_all_ends_with_close(sandbox: SandboxedCompiler) -> None:
     processes = [*workers(sandbox), supervisor_of(sandbox)]
     folder = sandbox._folder
     sandbox.close()
-    assert not psutil.wait_procs(processes, timeout=2)[1]
+    assert not psutil.wait_procs(processes, PATIENCE)[1]
     assert not folder.exists()
 
 
@@ -288,7 +288,7 @@ def test_all_ends_with_the_parent(number: signal.Signals) -> None:
         processes = [supervisor, *supervisor.children()]
         assert len(processes) >= 3
         parent.send_signal(number)
-        assert not psutil.wait_procs(processes, timeout=5)[1]
+        assert not psutil.wait_procs(processes, PATIENCE)[1]
     assert not Path(folder).exists()
 
 
