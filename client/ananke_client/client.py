@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import atexit
+import os
 import re
 import threading
+import weakref
 from collections.abc import Iterable, Mapping, Sequence
 from queue import SimpleQueue
 from types import TracebackType
@@ -31,12 +34,15 @@ from ananke_client.stream import GenerationStream
 
 T = TypeVar("T")
 
+_open: weakref.WeakSet[InferenceClient] = weakref.WeakSet()
+
 
 class InferenceClient:
     """A client of one server; threads may share it. Close it, or use it as a context manager."""
 
     def __init__(self, exchange: Exchange) -> None:
         self._exchange = exchange
+        _open.add(self)
 
     def generate(
         self,
@@ -250,6 +256,7 @@ class InferenceClient:
 
     def close(self) -> None:
         """Ends what is in flight, whose threads get a ``CancelledError``, on the server too, and closes the connections. Raises: never."""
+        _open.discard(self)
         run(self._exchange.close())
 
     def __enter__(self) -> Self:
@@ -257,3 +264,14 @@ class InferenceClient:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
+
+
+@atexit.register
+def _close_those_open() -> None:
+    """Ends what a program leaves under way at its end. Later no thread runs any more, and nothing of grpc ends."""
+    for client in list(_open):
+        client.close()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_open.clear)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextvars
 import os
 import queue
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Coroutine
@@ -32,7 +33,7 @@ def run(coroutine: Coroutine[Any, Any, T], close: Callable[[], Coroutine[Any, An
     Args:
         close: what ends the coroutine's call where the main thread is interrupted, before the interruption is raised.
     """
-    if threading.current_thread() is not threading.main_thread():
+    if threading.current_thread() is not threading.main_thread() or sys.is_finalizing():
         return _value(coroutine)
     context = contextvars.copy_context()
     try:
@@ -115,4 +116,5 @@ def _value(coroutine: Coroutine[Any, Any, T]) -> T:
     raise RuntimeError("a blocking transport suspended")
 
 
-os.register_at_fork(after_in_child=_StandIn.idle.clear)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_StandIn.idle.clear)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 
 import pytest
 from four_clients import FOUR, make_client
-from waiting import SOON, wait_until
+from waiting import PATIENCE, SOON, wait_until
 
 from ananke_client import CancelledError, DeadlineExceededError, GenerationConfig, RetryPolicy
 from ananke_client.load import run_load
@@ -133,3 +135,26 @@ def test_a_cancel_beside_the_calls_goes_out_before_the_client_is_closed(kind, po
     with make_client(kind, port) as client, pytest.raises(DeadlineExceededError):
         client.generate("silent", timeout=1)
     assert script.commands == [("cancel", script.attempts[0])]
+
+
+LEAVING = """
+import sys
+from ananke_client import AnankeInferenceClient, AnankeInferenceHTTPClient
+kind, port = sys.argv[1:]
+client = {"grpc": AnankeInferenceClient, "http": AnankeInferenceHTTPClient}[kind](url=f"127.0.0.1:{port}")
+
+def texts():
+    with client, client.generate_stream("hang") as stream:
+        yield from stream
+
+begun, stream = texts(), client.generate_stream("hang")
+assert next(begun) == next(stream) == "one "
+"""
+
+
+@pytest.mark.parametrize("kind", BLOCKING, indirect=True)
+def test_a_program_that_ends_amid_streams_cancels_them_and_ends(kind, port, script):
+    """What it left open is taken down when no other thread runs any more."""
+    done = subprocess.run([sys.executable, "-c", LEAVING, kind, str(port)], capture_output=True, text=True, timeout=PATIENCE)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert sorted(script.commands) == sorted(("cancel", name) for name in script.attempts)

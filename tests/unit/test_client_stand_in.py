@@ -6,12 +6,14 @@ import contextvars
 import os
 import random
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
 
 import pytest
-from waiting import SOON
+from waiting import PATIENCE, SOON
 
 from ananke_client.stand_in import run
 
@@ -140,3 +142,22 @@ def test_a_forked_process_has_its_own() -> None:
     if (child := os.fork()) == 0:
         os._exit(run(seven()))
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+
+
+LAST = """
+from ananke_client.stand_in import run
+
+class Last:
+    async def word(self):
+        return "last"
+
+    def __del__(self):
+        print(run(self.word()))
+
+last = Last()
+"""
+
+
+def test_at_the_very_end_there_is_none() -> None:
+    done = subprocess.run([sys.executable, "-c", LAST], capture_output=True, text=True, timeout=PATIENCE)
+    assert (done.stdout, done.stderr) == ("last\n", "")
