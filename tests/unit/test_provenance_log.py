@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -20,6 +21,8 @@ import pytest
 from waiting import PATIENCE
 
 from ananke_server.provenance.log import LogError, LogState, ProvenanceLog
+
+DISK = 1 << 16
 
 
 @pytest.fixture
@@ -196,16 +199,22 @@ def test_a_log_that_cannot_be_opened_is_told(bad: str) -> None:
         opened(Path(bad))
 
 
-@pytest.fixture
-def small_disk() -> Iterator[int]:
-    """Files may have 64 KiB, after which a write is cut short and the next one fails: as on a full disk."""
+@contextmanager
+def small_disk() -> Iterator[None]:
+    """Files may have ``DISK`` bytes, after which a write is cut short and the next one fails: as on a full disk.
+
+    No fixture, within which pytest itself writes to what may be a larger file.
+    """
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 16, hard))
-    yield 1 << 16
-    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (DISK, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
-def test_a_full_disk_loses_lines_and_says_so_and_tears_none(path: Path, small_disk: int, caplog: pytest.LogCaptureFixture) -> None:
+@small_disk()
+def test_a_full_disk_loses_lines_and_says_so_and_tears_none(path: Path, caplog: pytest.LogCaptureFixture) -> None:
     log = opened(path)
     futures = [log.append(line(number, 999)) for number in range(100)]
     faults = [future.exception(timeout=PATIENCE) for future in futures]
@@ -224,11 +233,12 @@ def test_a_full_disk_loses_lines_and_says_so_and_tears_none(path: Path, small_di
     assert numbers(path) == [100]
 
 
-def test_what_could_not_be_taken_back_is_taken_back_before_the_next_line(path: Path, small_disk: int) -> None:
+@small_disk()
+def test_what_could_not_be_taken_back_is_taken_back_before_the_next_line(path: Path) -> None:
     log = opened(path)
     with patch("ananke_server.provenance.log.os.ftruncate", side_effect=OSError(errno.EIO, "Input/output error")):
-        assert log.append(line(0, small_disk)).exception(timeout=PATIENCE) is not None
-    assert path.stat().st_size == small_disk
+        assert log.append(line(0, DISK)).exception(timeout=PATIENCE) is not None
+    assert path.stat().st_size == DISK
     log.append(line(1)).result(timeout=PATIENCE)
     log.close()
     assert numbers(path) == [1]
@@ -256,10 +266,11 @@ def test_what_another_process_has_written_stays(path: Path, end: str) -> None:
     assert numbers(path) == [0, 1, 2]
 
 
-def test_behind_half_a_line_that_others_have_written_after_nothing_is_cut_off(path: Path, small_disk: int) -> None:
+@small_disk()
+def test_behind_half_a_line_that_others_have_written_after_nothing_is_cut_off(path: Path) -> None:
     log = opened(path)
     with patch("ananke_server.provenance.log.os.ftruncate", side_effect=OSError(errno.EIO, "Input/output error")):
-        assert log.append(line(0, small_disk)).exception(timeout=PATIENCE) is not None
+        assert log.append(line(0, DISK)).exception(timeout=PATIENCE) is not None
     os.truncate(path, 100)
     log.append(line(1)).result(timeout=PATIENCE)
     log.close()
