@@ -27,4 +27,3 @@ def settled(server: TritonServer) -> dict[str, float]:
         if values == last:
             return values
         last = values
-

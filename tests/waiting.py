@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable
 
@@ -24,3 +25,11 @@ def eventually(holds: Callable[[], object], seconds: float = PATIENCE, every: fl
 def wait_until(holds: Callable[[], object], seconds: float = PATIENCE, every: float = 0.02) -> None:
     """Return once it holds; fail where it does not within the seconds."""
     assert eventually(holds, seconds, every), f"not within {seconds} s"
+
+
+async def until(holds: Callable[[], object], seconds: float = PATIENCE, every: float = 0.005) -> None:
+    """As ``wait_until``, in an event loop."""
+    end = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < end, f"not within {seconds} s"
+        await asyncio.sleep(every)

@@ -32,7 +32,6 @@ from ananke_client import (
 from ananke_server.launch import PROJECT, QUIET_SECONDS, TritonServer
 from ananke_server.session import STRAGGLERS_SECONDS
 
-pytestmark = pytest.mark.timeout(600)
 DRAINED_SECONDS = 30.0 + STRAGGLERS_SECONDS  # what the chart and deploy.sh count on
 Started = tuple[TritonServer, ColdStart]
 

@@ -1,7 +1,8 @@
-"""A scripted Triton, and each of the four clients' ways to it."""
+"""A scripted Triton, each of the four clients' ways to it, and interruptions."""
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 
 import pytest
@@ -23,3 +24,11 @@ def kind(request: pytest.FixtureRequest) -> str:
 def port(script: Script, kind: str) -> Iterator[int]:
     with serving(script, kind.split("-")[0]) as port:
         yield port
+
+
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """Whatever the suite was started by: a shell has what it starts in the background ignore interrupts."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)

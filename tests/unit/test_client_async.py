@@ -7,7 +7,7 @@ import time
 
 import pytest
 from triton_support import serving
-from waiting import PATIENCE, SOON
+from waiting import SOON, until
 
 from ananke_client import AsyncAnankeInferenceClient, AsyncAnankeInferenceHTTPClient, CancelledError, RetryPolicy
 
@@ -18,13 +18,6 @@ CLIENTS = {"grpc": AsyncAnankeInferenceClient, "http": AsyncAnankeInferenceHTTPC
 def make(request, script):
     with serving(script, request.param) as port:
         yield lambda **settings: CLIENTS[request.param](url=f"127.0.0.1:{port}", **settings)
-
-
-async def until(condition):
-    end = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < end
-        await asyncio.sleep(0.01)
 
 
 def test_a_stream_is_iterated_with_and_without_a_block(make, script):

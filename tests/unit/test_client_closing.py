@@ -29,14 +29,6 @@ def client(kind, port):
         yield client
 
 
-@pytest.fixture
-def interruptible():
-    """Whatever the suite was started by: a shell has what it starts in the background ignore interrupts."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
-
-
 def test_a_client_closed_between_two_deltas_lets_no_beginning_pass_for_the_whole(client, script):
     stream = client.generate_stream("words 5")
     assert next(stream) == script.words("words 5")[0]

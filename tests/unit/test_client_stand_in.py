@@ -10,22 +10,14 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
 
 import pytest
 from waiting import PATIENCE, SOON
 
 from ananke_client.stand_in import run
 
+pytestmark = pytest.mark.usefixtures("interruptible")
 ROUNDS = 50
-
-
-@pytest.fixture(autouse=True)
-def interruptible() -> Iterator[None]:
-    """Whatever the suite was started by: a shell has what it starts in the background ignore interrupts."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
 
 
 class Busy:

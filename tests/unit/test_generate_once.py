@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import time
 from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
@@ -13,7 +12,7 @@ import backend_support as triton
 import numpy as np
 import pytest
 import triton_python_backend_utils as pb_utils
-from waiting import PATIENCE
+from waiting import PATIENCE, wait_until
 
 from ananke_server.logs import LOGGER
 from ananke_server.triton import counters
@@ -77,8 +76,5 @@ def test_requests_that_it_cannot_take_are_answered_and_counted(model: TritonPyth
     for request in refused:
         assert request.sender.final.wait(PATIENCE)
         assert request.sender.taken[0].error is not None
-    end = time.monotonic() + 5
-    while sum(counted(model).values()) < len(refused):
-        assert time.monotonic() < end, counted(model)
-        time.sleep(0.01)
+    wait_until(lambda: sum(counted(model).values()) >= len(refused), 5)
     assert counted(model) == {("unknown", "invalid_request"): 4, ("unknown", "invalid_constraint"): 1}

@@ -7,7 +7,6 @@ import gc
 import json
 import os
 import signal
-import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -18,7 +17,7 @@ import pytest
 from llguidance import LLMatcher
 from masking_support import allowed_by
 from small_tokenizer import small_source, small_tokenizer
-from waiting import PATIENCE
+from waiting import until
 
 from ananke_server.masking.board import PARTS, Board, open_board
 from ananke_server.masking.crew import CrewDeadError, MaskCrew, default_processes
@@ -57,13 +56,6 @@ def family(crew: MaskCrew) -> list[psutil.Process]:
 
 def gone(processes: list[psutil.Process]) -> bool:
     return not any(process.is_running() and process.status() != psutil.STATUS_ZOMBIE for process in processes)
-
-
-async def until(condition: Callable[[], object], seconds: float = PATIENCE) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "timed out"
-        await asyncio.sleep(0.005)
 
 
 def expected(grammar: str, *output: int) -> set[int]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import threading
-import time
 from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
@@ -14,6 +13,7 @@ import numpy as np
 import pytest
 import triton_python_backend_utils as pb_utils
 from backend_support import Sender
+from waiting import wait_until
 
 from ananke_client.report import ConstraintReport
 from ananke_server.constraints import CompiledConstraint
@@ -95,10 +95,7 @@ def model(compiler: HeldCompiler, monkeypatch: pytest.MonkeyPatch) -> Iterator[v
 
 
 def running(model: validate.TritonPythonModel, count: int) -> None:
-    end = time.monotonic() + WAIT
-    while model._running != count:
-        assert time.monotonic() < end
-        time.sleep(0.005)
+    wait_until(lambda: model._running == count, WAIT, every=0.005)
 
 
 def test_clients_have_their_turns(model: validate.TritonPythonModel, compiler: HeldCompiler) -> None:

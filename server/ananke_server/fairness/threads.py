@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import ParamSpec, TypeVar
+from typing import TypeVar, TypeVarTuple
 
 from ananke_server.fairness.admission import Admission
 
-P = ParamSpec("P")
 T = TypeVar("T")
+Arguments = TypeVarTuple("Arguments")
 
 
 class FairThreads:
@@ -25,10 +25,10 @@ class FairThreads:
         self._admission = Admission(threads)
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix=name)
 
-    async def run(self, client: str, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    async def run(self, client: str, function: Callable[[*Arguments], T], *arguments: *Arguments) -> T:
         """The function's result, or whatever it raises, from a thread in the client's turn."""
         async with self._admission.place(client):
-            return await asyncio.get_running_loop().run_in_executor(self._threads, lambda: function(*args, **kwargs))
+            return await asyncio.get_running_loop().run_in_executor(self._threads, function, *arguments)
 
     def close(self) -> None:
         """End the threads, once they are done with what they have begun; what waits for them is dropped."""
