@@ -5,8 +5,8 @@
 
 A 7B shape (Qwen2.5) with random weights writes 200 tokens a request. "easy" is one schema of free strings and booleans, "hard" one
 of bounded strings, numbers and patterns, their tokens sampled; "real" are MaskBench schemas and their instances, replayed by vLLM's
-trace replay (V2 runner). For each batch all variants have a warm-up round, then the measured rounds take turns; a variant whose
-warm-up took longer than 6 s has one measured round.
+trace replay (V2 runner). For each batch all variants have a warm-up round, then the measured rounds take turns, of eight requests at least in
+in all; a variant whose warm-up took longer than 6 s has one measured round.
 ``--quick`` is a small run, of the small real model where no tokenizer is given, to see on a CPU that the program works.
 """
 
@@ -37,6 +37,8 @@ from ananke_server.settings import Settings
 
 STARTED = time.monotonic()
 SLOW_ROUND = 6.0
+# Single requests differ.
+LEAST_REQUESTS = 8
 ROUND_LIMIT = 120.0
 # What is left for the results when the deadline comes.
 RESERVE = 5.0
@@ -144,7 +146,7 @@ async def _point(bench: Bench, workload: Workload, batch: int, arguments: argpar
     """One workload at one batch: warm-ups of all variants, then their measured rounds in turn."""
     warm_ups: dict[str, Round] = {}
     measured: dict[str, list[Round]] = {}
-    for number in range(1 + arguments.rounds):
+    for number in range(1 + max(arguments.rounds, -(-LEAST_REQUESTS // batch))):
         for variant in arguments.variants:
             warm_up = warm_ups.get(variant)
             if number and (warm_up is None or (number > 1 and warm_up.seconds > SLOW_ROUND)):
@@ -253,7 +255,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--variants", nargs="+", help="of unconstrained, ours and the backend (default: all, ours beside guidance alone)")
     parser.add_argument("--workloads", nargs="+", choices=["easy", "hard", "real"], default=["easy", "hard", "real"])
     parser.add_argument("--batches", nargs="+", type=int, default=[1, 8, 32, 128, 256])
-    parser.add_argument("--rounds", type=int, default=2, help="measured rounds of each variant")
+    parser.add_argument("--rounds", type=int, default=2, help="measured rounds of each variant, more where a batch is small")
     parser.add_argument("--tokens", type=int, default=200, help="tokens a request")
     parser.add_argument("--whitespace", choices=["compact", "flexible"], default="compact", help="between JSON's tokens, for every variant")
     parser.add_argument("--stages", action="store_true", help="time the stages of our masks, which costs some 15 us a step")

@@ -85,6 +85,7 @@ class Bench:
                 "processes": len(crew),
                 "steps": max(steps),
                 "fill_us_step": percentiles(filled),
+                "found_share": round(sum(times["found"] for times in crew) / sum(times["rows"] for times in crew), 3),
                 "fill_us_row": round(sum(times["filled_ns"] for times in crew) / sum(times["rows"] for times in crew) / 1e3, 1),
             }
         if self._stages:

@@ -8,7 +8,8 @@ Sides, each with an engine of its own, one after the other on one GPU:
   guided        our GuidedEngine.generate in this process, on the same engine: what the Triton model calls
   generate      our ensemble in Triton, gRPC streaming
   vllm_backend  model.py of Triton's vLLM backend in the same Triton, constrained by vLLM's guidance
-A batch of requests is sent at once, by client processes where it goes through Triton; a warm-up, then two measured rounds.
+A batch of requests is sent at once, by client processes where it goes through Triton; a warm-up, then two measured rounds, or as many
+as make eight requests.
 Time a token is (last - first) / (tokens - 1), in tokens and not in messages; a token without text of its own, such as half a
 character, comes to a client of ours with the next text, and to one of the vLLM backend at once. Where tokens come late and in
 bursts their time is flattered; ``last ms``, from the request to its last token, is not. Direct rows make text of tokens too.
@@ -48,7 +49,8 @@ from ananke_server.launch import DEFAULT_MODEL
 
 STARTED: Final = time.monotonic()
 SIDES: Final = ("engine", "generate", "vllm_backend")
-ROUNDS: Final = 2
+LEAST_ROUNDS: Final = 2
+LEAST_REQUESTS: Final = 8
 ROUND_LIMIT: Final = 120.0
 RESERVE: Final = 20.0
 """Seconds kept for ending the server and writing the results."""
@@ -179,7 +181,7 @@ class Benchmark:
     async def _direct_point(self, side: str, run: Run, kind: Kind, streams: int) -> None:
         done: list[list[Stream]] = []
         with contextlib.suppress(TimeoutError):
-            for number in range(1 + ROUNDS):
+            for number in range(1 + _rounds(streams)):
                 requests = self._prompts.requests(kind, streams, number, self._arguments.tokens)
                 async with asyncio.timeout(min(self._left(), ROUND_LIMIT)):
                     done.append(await run(requests))
@@ -208,7 +210,7 @@ class Benchmark:
         for streams in self._arguments.streams:
             for kind in KINDS:
                 done = []
-                for number in range(1 + ROUNDS):
+                for number in range(1 + _rounds(streams)):
                     if (limit := min(self._left(), ROUND_LIMIT)) < 1:
                         break
                     requests = self._prompts.requests(kind, streams, number, self._arguments.tokens)
@@ -235,7 +237,7 @@ class Benchmark:
                 if self._left() < 5:
                     self._results.note(f"perf {side} {kind} {streams}: no time was left")
                     continue
-                requests = self._prompts.requests(kind, streams, 1 + ROUNDS, self._arguments.tokens)
+                requests = self._prompts.requests(kind, streams, 1 + _rounds(streams), self._arguments.tokens)
                 count = max(4, PERF_REQUESTS * streams)
                 try:
                     done = stream_perf.profile(url, model, requests, streams, count=count, timeout=min(self._left(), ROUND_LIMIT))
@@ -254,6 +256,11 @@ class Benchmark:
             self._results.note(f"{side} {kind} {streams}: nothing was measured, {self._left():.0f} s are left")
             return
         self._results.put(side, kind, streams, measures(good[0], measured, len(rounds) - 1, self._arguments.tokens))
+
+
+def _rounds(streams: int) -> int:
+    """Measured rounds: single requests differ."""
+    return max(LEAST_ROUNDS, -(-LEAST_REQUESTS // streams))
 
 
 def _fault(stream: Stream, kind: Kind) -> str | None:

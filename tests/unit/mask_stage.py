@@ -18,6 +18,7 @@ from waiting import PATIENCE, wait_until
 from ananke_server.masking.board import PARTS, Bell, BoardFile, Size
 from ananke_server.masking.foreman import _dispatch
 from ananke_server.masking.mask_process import MaskProcess
+from ananke_server.masking.mask_store import MaskStore
 from ananke_server.masking.matchers import MAX_LEXER_STATES
 from ananke_server.masking.messages import Inbox, Message, packed
 from ananke_server.masking.placements import Asked, Placements
@@ -37,8 +38,9 @@ class MaskStage:
         self._theirs = [theirs for _, theirs in pairs]
         self._bells = [os.pipe() for _ in pairs]
         self._end = os.pipe()
+        masks = MaskStore(WORDS)
         self.crew = [
-            MaskProcess(self.board, number, bell, theirs, TOKENIZER, lexer_states=lexer_states)
+            MaskProcess(self.board, number, bell, theirs, TOKENIZER, masks, lexer_states=lexer_states)
             for number, ((bell, _), theirs) in enumerate(zip(self._bells, self._theirs, strict=True))
         ]
         dispatch = (self.board, self.file.bell[0], [Bell(ring) for _, ring in self._bells], [self._end[0]])
@@ -105,10 +107,10 @@ class MaskStage:
             assert self.threads[owner].is_alive(), "the mask process has ended"
             answers += self._inboxes[owner].take(self.connections[owner].recv(1 << 20))
 
-    def prepare(self, program: str) -> tuple[Ticket, Failure]:
+    def prepare(self, program: str, *, of_schema: bool = False) -> tuple[Ticket, Failure]:
         """A ticket whose guide is ready, and why it failed if it did."""
         ticket = self.ticket()
-        self.order(ticket.owner, "prepare", ticket.number, program, False)
+        self.order(ticket.owner, "prepare", ticket.number, program, of_schema)
         failure, _ = self.answer(ticket.owner, "ready", ticket.number)
         return ticket, Failure(failure)
 

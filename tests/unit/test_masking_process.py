@@ -410,7 +410,7 @@ def test_times_are_counted_since_the_last_call(stage: MaskStage) -> None:
         step_of(stage, step, ticket)
     stage.order(ticket.owner, "times", 6)
     [times] = stage.answer(ticket.owner, "times", 6)
-    assert (times["steps"], times["rows"]) == (3, 3)
+    assert (times["steps"], times["rows"], times["found"]) == (3, 3, 0)
     assert times["filled_ns"] > 0
     stage.order(ticket.owner, "times", 6)
     assert stage.answer(ticket.owner, "times", 6) == [{}]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import random
 import tracemalloc
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Iterator
 from functools import cache
 from typing import Any
 
@@ -17,10 +17,10 @@ from ananke_server.constraints import Compiler
 from ananke_server.launch import DEFAULT_MODEL
 from ananke_server.masking import program_matcher
 from ananke_server.masking.adjacency import may_meet
-from ananke_server.masking.mask_store import LEAST_TOKENS, MOST_MASKS, MaskStore
+from ananke_server.masking.mask_store import MaskStore
 from ananke_server.masking.matchers import MatcherPool, new_matcher
 from ananke_server.masking.program_matcher import ProgramMatcher
-from ananke_server.masking.states import Histories, Progress, Terminals
+from ananke_server.masking.states import Progress, Terminals
 from ananke_server.masking.tokenizer import model_tokenizer
 
 SHORT, WORD = {"type": "string", "maxLength": 6}, {"type": "string", "pattern": "^[a-f]{2,8}$"}
@@ -97,22 +97,24 @@ def keep_all(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("whitespace", ["compact", "flexible"])
 @pytest.mark.parametrize("name", SCHEMAS)
 def test_a_mask_that_was_kept_is_the_one_that_would_be_computed(keep_all: None, name: str, whitespace: str) -> None:
-    pool = MatcherPool(tokenizer(), keeps_masks=True)
+    store = MaskStore(words())
+    pool = MatcherPool(tokenizer(), masks=store)
     for ours, alone, tokens in walks(grammar_of(SCHEMAS[name], whitespace), pool, count=16, steps=40, seed=len(name)):
         assert ours == alone, tokenizer().decode_str(tokens)
-    assert pool.masks.found > 0
+    assert store.found > 0
 
 
 def test_slow_masks_alone_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(program_matcher, "WORTH_NS", 10**12)
-    pool = MatcherPool(tokenizer(), keeps_masks=True)
+    store = MaskStore(words())
+    pool = MatcherPool(tokenizer(), masks=store)
     for ours, alone, _ in walks(grammar_of(SCHEMAS["bounded"]), pool, count=4, steps=60, seed=1):
         assert ours == alone
-    assert pool.masks.found == 0
+    assert store.found == 0
 
 
 def test_a_rewound_request_goes_on_from_the_start(keep_all: None) -> None:
-    pool, program = MatcherPool(tokenizer(), keeps_masks=True), grammar_of(SCHEMAS["by what came"])
+    pool, program = MatcherPool(tokenizer(), masks=MaskStore(words())), grammar_of(SCHEMAS["by what came"])
     mask = np.zeros(words(), dtype=np.int32)
     matcher = ProgramMatcher.of(pool, program, of_schema=True)
     for _, alone, tokens in walks(program, pool, count=1, steps=40, seed=5):
@@ -125,13 +127,12 @@ def test_a_rewound_request_goes_on_from_the_start(keep_all: None) -> None:
 def progress(schema: Any, *pieces: bytes) -> Progress:
     terminals = Terminals.of(grammar_of(schema))
     assert terminals is not None
-    made = Progress(terminals, HISTORIES, 1)
+    made = Progress(terminals, "a grammar")
     for piece in pieces:
         made.consume(piece)
     return made
 
 
-HISTORIES = Histories()
 FIELDS = {
     "type": "array",
     "prefixItems": [SHORT, WORD, {"type": "integer", "minimum": 5, "maximum": 600}, SHORT],
@@ -288,13 +289,13 @@ def test_ranges_of_digits_and_letters_are_known(terminal: str) -> None:
     assert Terminals.of(f'start: T0 | T1\nT0: /"[a-z]{{1,3}}"/\nT1: /{terminal}/') is not None
 
 
-def keys_of(grammar: str, *outputs: bytes) -> list[Hashable | None]:
+def keys_of(grammar: str, *outputs: bytes) -> list[bytes | None]:
     """The keys of outputs that follow one another, under a grammar that has them."""
-    terminals, histories = Terminals.of(grammar), Histories()
+    terminals = Terminals.of(grammar)
     assert terminals is not None
     found = []
     for output in outputs:
-        progress = Progress(terminals, histories, 1)
+        progress = Progress(terminals, "a grammar")
         progress.consume(output)
         found.append(progress.key)
     return found
@@ -331,10 +332,10 @@ def test_a_string_that_is_no_text_has_no_key() -> None:
 
 def test_a_grammar_of_a_users_own_is_not_followed_whatever_it_looks_like() -> None:
     program = grammar_of(SCHEMAS["bounded"])
-    pool = MatcherPool(tokenizer(), keeps_masks=True)
+    pool = MatcherPool(tokenizer(), masks=MaskStore(words()))
     assert ProgramMatcher.of(pool, program)._progress is None
     assert ProgramMatcher.of(pool, program, of_schema=True)._progress is None, "made for the one before"
-    other = MatcherPool(tokenizer(), keeps_masks=True)
+    other = MatcherPool(tokenizer(), masks=MaskStore(words()))
     assert ProgramMatcher.of(other, program, of_schema=True)._progress is not None
     matcher = ProgramMatcher.of(other, program)
     matcher.rewind()
@@ -366,19 +367,3 @@ def test_a_long_literal_takes_no_more_room_than_it_has() -> None:
         assert tracemalloc.get_traced_memory()[1] < 10 * len(text)
     finally:
         tracemalloc.stop()
-
-
-def test_the_store_keeps_the_last_used_and_none_of_few_tokens() -> None:
-    store = MaskStore()
-    many, few = np.full(64, -1, dtype=np.int32), np.zeros(64, dtype=np.int32)
-    few[: (LEAST_TOKENS - 1) // 32] = -1
-    target = np.zeros(64, dtype=np.int32)
-    store.keep("few", few.ctypes.data, few.nbytes)
-    assert not store.write("few", target.ctypes.data)
-    for number in range(MOST_MASKS + 1):
-        many[0] = number
-        store.keep(number, many.ctypes.data, many.nbytes)
-        assert store.write(1 if number else 0, target.ctypes.data)
-    assert not store.write(0, target.ctypes.data)
-    assert store.write(1, target.ctypes.data)
-    assert (target[0], target[1]) == (1, -1)

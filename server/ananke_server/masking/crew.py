@@ -123,7 +123,7 @@ class MaskCrew:
         return answer
 
     async def times(self) -> list[dict[str, int]]:
-        """For each process since the last call: steps, rows, and the ns that filling took.
+        """For each process since the last call: steps, rows, those whose masks were found in the store, and the ns that filling took.
 
         Raises:
             CrewDeadError: the processes have ended.

@@ -25,6 +25,7 @@ from llguidance import LLTokenizer
 
 from ananke_server.masking.board import Bell, Board, mapped
 from ananke_server.masking.mask_process import BELL_BYTES, MaskProcess, send_all
+from ananke_server.masking.mask_store import MaskStore
 from ananke_server.masking.messages import packed
 from ananke_server.masking.tokenizer import TokenizerSource, eos_mask
 
@@ -47,8 +48,9 @@ def main() -> None:
     # What lives now lives on in all processes: collecting it would copy its pages.
     gc.freeze()
     board = mapped(memory)
+    masks = MaskStore(board.size.words)
     bells = [os.pipe() for _ in connections]
-    children = [_fork(board, number, bells[number][0], connections, tokenizer, lexer_states) for number in range(len(connections))]
+    children = [_fork(board, number, bells[number][0], connections, tokenizer, masks, lexer_states) for number in range(len(connections))]
     for descriptor in (*connections, *(listen for listen, _ in bells)):
         os.close(descriptor)
     try:
@@ -81,7 +83,7 @@ def _dispatch(board: Board, bell: int, bells: list[Bell], processes: list[int]) 
             dispatched = step
 
 
-def _fork(board: Board, number: int, bell: int, connections: list[int], tokenizer: LLTokenizer, lexer_states: int) -> int:
+def _fork(board: Board, number: int, bell: int, connections: list[int], tokenizer: LLTokenizer, masks: MaskStore, lexer_states: int) -> int:
     if pid := os.fork():
         return pid
     try:
@@ -91,7 +93,7 @@ def _fork(board: Board, number: int, bell: int, connections: list[int], tokenize
             if other != number:
                 os.close(connection)
         orders = socket.socket(fileno=connections[number])
-        process = MaskProcess(board, number, bell, orders, tokenizer, lexer_states=lexer_states)
+        process = MaskProcess(board, number, bell, orders, tokenizer, masks, lexer_states=lexer_states)
         send_all(orders, packed(["up", 0]))
         process.run()
         os._exit(0)

@@ -14,7 +14,7 @@ from pathlib import Path
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer
 
 from ananke_server.masking.mask_store import MaskStore
-from ananke_server.masking.states import Histories, Terminals
+from ananke_server.masking.states import Terminals
 from ananke_server.masking.tickets import Failure
 
 # llguidance allows 250,000 lexer states by default, up to 500 MB a matcher.
@@ -63,8 +63,6 @@ class Kept:
     copies: int = 0
     terminals: Terminals | None = None
     """By which states of the grammar are told apart, where they can be."""
-    start: int = 0
-    """The number of its outputs at their start."""
 
     def copy(self) -> tuple[LLMatcher, Kept]:
         self.copies += 1
@@ -85,19 +83,17 @@ class MatcherPool:
         capacity: int = POOLED_GRAMMARS,
         max_bytes: int = POOL_BYTES,
         lexer_states: int = MAX_LEXER_STATES,
-        keeps_masks: bool = False,
+        masks: MaskStore | None = None,
     ) -> None:
         """Args:
         max_bytes: of the process's memory beyond what it has now, as far as the pool's grammars may be to blame.
-        keeps_masks: keep slow masks of schemas for others in the same state, which is worth it where there are many requests.
+        masks: where slow masks of schemas are kept for others in the same state, which is worth it where there are many requests.
         """
         self.tokenizer = tokenizer
         self._capacity = capacity
         self._lexer_states = lexer_states
-        self._keeps_masks = keeps_masks
         self._max_rss = _resident_bytes() + max_bytes
-        self.histories = Histories()
-        self.masks = MaskStore()
+        self.masks = masks
         self._kept: OrderedDict[str, Kept] = OrderedDict()
         self._taken = 0
         self._lock = threading.Lock()
@@ -122,9 +118,9 @@ class MatcherPool:
             return made, Kept(made)
         # The first mask is needed as soon as the prompt is read: its lexer states are learned ahead, for all copies.
         made.deep_copy().compute_bitmask()
-        terminals = Terminals.of(grammar) if self._keeps_masks and of_schema else None
+        terminals = Terminals.of(grammar) if self.masks is not None and of_schema else None
         with self._lock:
-            kept = self._kept[key] = Kept(made, terminals=terminals, start=self.histories.new())
+            kept = self._kept[key] = Kept(made, terminals=terminals)
             while len(self._kept) > self._capacity:
                 self._kept.popitem(last=False)
             self._taken += 1
@@ -152,4 +148,6 @@ class MatcherPool:
 
 
 def _resident_bytes() -> int:
-    return int(Path("/proc/self/statm").read_text().split()[1]) * mmap.PAGESIZE
+    """Of the process's own memory, without what it shares with others."""
+    _, resident, shared, *_ = map(int, Path("/proc/self/statm").read_text().split())
+    return (resident - shared) * mmap.PAGESIZE

@@ -112,13 +112,15 @@ class ProgramMatcher:
         if key is None:
             matcher.unsafe_compute_mask_ptr(address, size)
             return
-        if self.pool.masks.write(key, address):
+        masks = self.pool.masks
+        assert masks is not None
+        if masks.write(key, address):
             return
         # Of this thread's own time: while others compile it may wait long for Python's lock.
         begun = time.thread_time_ns()
         matcher.unsafe_compute_mask_ptr(address, size)
         if time.thread_time_ns() - begun > WORTH_NS and not matcher.is_error():
-            self.pool.masks.keep(key, address, size)
+            masks.keep(key, address)
 
     def combine(self, masks: NDArray[np.int32], target: NDArray[np.int32]) -> None:
         """Write the program's mask into ``target``. One that allows nothing leads into the error state.
@@ -196,9 +198,9 @@ class ProgramMatcher:
         self._follow_progress()
 
     def _follow_progress(self) -> None:
-        kept = self.leaves[0].kept
-        terminals = kept.terminals if self.of_schema else None
-        self._progress = None if terminals is None else Progress(terminals, self.pool.histories, kept.start)
+        leaf = self.leaves[0]
+        terminals = leaf.kept.terminals if self.of_schema else None
+        self._progress = None if terminals is None else Progress(terminals, leaf.key)
 
     def retire(self) -> bool:
         """Have the pool compile the leaves' grammars anew for whoever comes next; returns whether one had been used before."""

@@ -11,20 +11,22 @@ keys are what such a mask is kept by, for all requests.
 from __future__ import annotations
 
 import codecs
+import hashlib
 import json
 import re
 from bisect import bisect_left
-from collections.abc import Hashable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
-from itertools import count
+from typing import Any
 
 from llguidance import LLMatcher, LLTokenizer
 
 from ananke_server.masking.adjacency import may_meet
+from ananke_server.masking.mask_store import KEY_BYTES
 
 _MOST_TEXT = 1 << 16
-_MOST_HISTORIES = 1 << 15
+_MOST_DIGESTS = 1 << 15
 _MOST_SORTS = 64
 """Of scalars, and of sorts of characters: all of them are tried whenever one has come, while other requests' masks wait."""
 _LONGEST_SCALAR = 64
@@ -268,51 +270,27 @@ def _length(characters: Characters, text: str) -> int | None:
     return len(atoms) if sum(map(len, atoms)) == len(text) else None
 
 
-class Histories:
-    """Numbers for what outputs consist of so far; none is used twice. ``new`` may be called from any thread."""
-
-    def __init__(self) -> None:
-        self._numbers: dict[tuple[int, Hashable], int] = {}
-        self._new = count(1)
-
-    def new(self) -> int:
-        """The number of an output at its start, under a grammar of its own."""
-        return next(self._new)
-
-    def after(self, history: int, part: Hashable) -> int:
-        """The number of what has one part more."""
-        if len(self._numbers) >= _MOST_HISTORIES:
-            self._numbers.clear()
-        number = self._numbers.get((history, part))
-        if number is None:
-            number = self._numbers[history, part] = self.new()
-        return number
-
-
 class Progress:
     """How far one output has come, by its bytes."""
 
-    def __init__(self, terminals: Terminals, histories: Histories, start: int) -> None:
-        """``start``: the number of the grammar's outputs at their start."""
+    def __init__(self, terminals: Terminals, grammar: str) -> None:
+        """``grammar``: its name, which no other has, and the same in every process."""
         self._terminals = terminals
-        self._histories = histories
         self._all = tuple(range(len(terminals.sorts)))
-        self._history = start
+        self._history = _digest((grammar,))
         self._scalar = b""
         self._spaced = self._in_string = self._lost = False
 
     @property
-    def key(self) -> Hashable | None:
-        """What outputs with the same masks ahead have in common; None where it is not known."""
-        if self._lost:
+    def key(self) -> bytes | None:
+        """``KEY_BYTES`` of what outputs with the same masks ahead have in common; None where it is not known."""
+        if self._lost or (self._in_string and self._has_escapes):
             return None
         if not self._in_string:
-            return (self._history, self._scalar) if len(self._scalar) <= _LONGEST_SCALAR else None
-        if self._has_escapes:
-            return None
+            return _digest((self._history, self._scalar)) if len(self._scalar) <= _LONGEST_SCALAR else None
         if self._is_beginning:
-            return (self._history, bytes(self._content), True) if len(self._content) <= _LONGEST_BEGINNING else None
-        return self._history, min(self._count, self._terminals.horizon), self._partial, self._alive
+            return _digest((self._history, bytes(self._content), True)) if len(self._content) <= _LONGEST_BEGINNING else None
+        return _digest((self._history, min(self._count, self._terminals.horizon), self._partial, self._alive))
 
     def lose(self) -> None:
         """There are no more keys."""
@@ -397,8 +375,14 @@ class Progress:
         self._alive = tuple(sort for sort in self._alive if sorts[sort][0].plain.fullmatch(text))
         self._is_beginning = self._is_beginning and self._terminals.begins_literal(bytes(self._content))
 
-    def _add(self, part: Hashable | None) -> None:
+    def _add(self, part: bytes | int | frozenset[int] | None) -> None:
         # What no terminal matches cannot be; if it is, or nobody knows which do, nothing is known of the rest.
         if part is None or part == frozenset():
             self._lost = True
-        self._history = self._histories.after(self._history, part)
+        self._history = _digest((self._history, tuple(sorted(part)) if isinstance(part, frozenset) else part))
+
+
+@lru_cache(maxsize=_MOST_DIGESTS)
+def _digest(parts: tuple[Any, ...]) -> bytes:
+    """Of texts, bytes, numbers and tuples of numbers: the same in every process, and of no others."""
+    return hashlib.blake2b(repr(parts).encode(), digest_size=KEY_BYTES).digest()
