@@ -5,8 +5,8 @@
 
 A 7B shape (Qwen2.5) with random weights writes 200 tokens a request. "easy" is one schema of free strings and booleans, "hard" one
 of bounded strings, numbers and patterns, their tokens sampled; "real" are MaskBench schemas and their instances, replayed by vLLM's
-trace replay (V2 runner). For each batch all variants have a warm-up round, then the measured rounds take turns, of eight requests at least in
-all; a variant whose warm-up took longer than 6 s has one measured round.
+trace replay (V2 runner). For each batch all variants have a warm-up round, then the measured rounds take turns, of eight requests at
+least in all; a variant whose warm-up took longer than 6 s has one measured round.
 ``--quick`` is a small run, of the small real model where no tokenizer is given, to see on a CPU that the program works.
 """
 
