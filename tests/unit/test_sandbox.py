@@ -23,11 +23,12 @@ from waiting import PATIENCE, SOON
 from ananke_client.errors import ErrorCode, InternalError, OverloadedError
 from ananke_server.constraints.compiled import CompiledConstraint, Compiler
 from ananke_server.constraints.limits import Limits
-from ananke_server.constraints.sandbox import SandboxedCompiler, client
+from ananke_server.constraints.sandbox import SandboxedCompiler, client, frames
 from ananke_server.launch import DEFAULT_MODEL
 from ananke_server.masking.tokenizer import model_tokenizer
 
 HERE = Path(__file__).parent
+NUMBERS = itertools.count()
 SECONDS, MIB = 2.0, 200
 MOST_SECONDS = 1.5 * SECONDS
 """On a machine that is busy with other things."""
@@ -72,9 +73,13 @@ def patient_sandbox(monkeypatch: pytest.MonkeyPatch) -> Iterator[SandboxedCompil
     yield from running(monkeypatch, seconds=60)
 
 
-def ask(sandbox: SandboxedCompiler, request: dict[str, Any], client: str = "") -> tuple[CompiledConstraint, float]:
+def ask(
+    sandbox: SandboxedCompiler, request: dict[str, Any], client: str = "", *, known: bool = False
+) -> tuple[CompiledConstraint, float]:
+    """The compiled constraint and the seconds it took; of a text that was not there before, unless it is to be a known one."""
+    text = json.dumps(request if known else request | {"number": next(NUMBERS)})
     begun = time.monotonic()
-    compiled = sandbox.compile(json.dumps(request), client)
+    compiled = sandbox.compile(text, client)
     return compiled, time.monotonic() - begun
 
 
@@ -97,14 +102,14 @@ def workers(sandbox: SandboxedCompiler) -> list[psutil.Process]:
 def test_a_bomb_is_refused_in_time_and_the_next_compilation_works(sandbox: SandboxedCompiler, name: str) -> None:
     request, words = BOMBS[name]
     supervisor = supervisor_of(sandbox)
-    compiled, seconds = ask(sandbox, request)
+    compiled, seconds = ask(sandbox, request, known=True)
     assert compiled.grammar is None
     [error] = compiled.report.errors
     assert error.code == ErrorCode.CONSTRAINT_TOO_LARGE
     assert re.search(words, error.message), error.message
     assert seconds < MOST_SECONDS + SOON
     assert sandbox.killed == 1
-    again, _ = ask(sandbox, request)
+    again, _ = ask(sandbox, request, known=True)
     assert again == compiled
     assert sandbox.killed == 1, "a bomb that is known is not compiled again"
     after, seconds = ask(sandbox, {"json_schema": {"type": "integer"}})
@@ -136,13 +141,13 @@ def test_a_bomb_stays_within_its_memory(patient_sandbox: SandboxedCompiler) -> N
     assert base + (MIB << 20) / 2 < most < base + (MIB + 40 << 20)
 
 
-def bomb(number: int, seconds: float = 60) -> dict[str, Any]:
-    return {"do": "spin", "seconds": seconds, "number": number}
+def bomb(seconds: float = 60) -> dict[str, Any]:
+    return {"do": "spin", "seconds": seconds}
 
 
 def test_nobody_waits_for_bombs(sandbox: SandboxedCompiler) -> None:
     with ThreadPoolExecutor(4) as threads:
-        bombs = [threads.submit(ask, sandbox, bomb(number)) for number in range(4)]
+        bombs = [threads.submit(ask, sandbox, bomb()) for _ in range(4)]
         latencies = []
         while not all(bomb.done() for bomb in bombs):
             compiled, seconds = ask(sandbox, {"json_schema": {"const": len(latencies)}})
@@ -160,7 +165,7 @@ def test_nobody_waits_for_bombs(sandbox: SandboxedCompiler) -> None:
 
 def test_what_is_slow_but_within_its_time_gets_it(sandbox: SandboxedCompiler) -> None:
     with ThreadPoolExecutor(6) as threads:
-        slow = [threads.submit(ask, sandbox, bomb(number, 0.4)) for number in range(6)]
+        slow = [threads.submit(ask, sandbox, bomb(0.4)) for _ in range(6)]
         assert all(call.result()[0].report.accepted for call in slow), "those killed for their place are compiled in their turn"
     assert sandbox.killed == 0
 
@@ -177,7 +182,7 @@ def test_a_busy_machine_does_not_make_a_small_constraint_a_slow_one(sandbox: San
     burners = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(4 * len(os.sched_getaffinity(0)))]
     try:
         with ThreadPoolExecutor(16) as threads:
-            calls = [threads.submit(ask, sandbox, bomb(number, 0.03)) for number in range(64)]
+            calls = [threads.submit(ask, sandbox, bomb(0.03)) for _ in range(64)]
             assert all(call.result()[0].report.accepted for call in calls)
     finally:
         for burner in burners:
@@ -192,7 +197,7 @@ def test_more_than_the_queues_take_is_overload_of_the_client_that_has_most_in_th
     monkeypatch.setattr(client, "_ATTEMPTS", 1)
     sandbox = patient_sandbox
     with ThreadPoolExecutor(21) as threads:
-        flood = [threads.submit(ask, sandbox, bomb(number), "flood") for number in range(20)]
+        flood = [threads.submit(ask, sandbox, bomb(), "flood") for number in range(20)]
         too_many = [call.exception() for call in itertools.islice(as_completed(flood), 8)]
         assert all(isinstance(fault, OverloadedError) and "too many constraints wait" in fault.message for fault in too_many), too_many
         single = threads.submit(ask, sandbox, bomb(20), "other")
@@ -220,6 +225,45 @@ def test_a_worker_is_used_again_unless_it_is_worn(sandbox: SandboxedCompiler) ->
     assert len({worker_of(sandbox) for _ in range(50)}) < 25
     leaked = ask(sandbox, {"do": "leak", "mib": 100})[0].grammar
     assert worker_of(sandbox) != int(str(leaked))
+
+
+def test_a_text_is_compiled_once_for_all_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    clients = [running(monkeypatch, shared=True) for _ in range(3)]
+    sandboxes = [next(client) for client in clients]
+    leaks = {"do": "leak", "mib": 100}
+    try:
+        grammars = [ask(sandbox, leaks, known=True)[0].grammar for sandbox in sandboxes for _ in range(2)]
+        assert len(set(grammars)) == 1, "whoever leaks compiles nothing more"
+        assert ask(sandboxes[0], leaks)[0].grammar not in grammars
+    finally:
+        for client in clients:
+            next(client, None)
+
+
+def test_a_text_that_many_ask_for_at_once_is_compiled_once(sandbox: SandboxedCompiler) -> None:
+    slow = {"do": "spin", "seconds": 0.4}
+    with ThreadPoolExecutor(8) as threads:
+        grammars = {call.result()[0].grammar for call in [threads.submit(ask, sandbox, slow, known=True) for _ in range(8)]}
+    assert len(grammars) == 1
+
+
+def test_who_waits_for_anothers_compilation_has_its_own_where_that_one_goes(patient_sandbox: SandboxedCompiler) -> None:
+    text = json.dumps({"do": "spin", "seconds": 2}).encode()
+    first = patient_sandbox._connect()
+    first.sendall(frames.pack(b"") + frames.pack(text))
+    time.sleep(0.5)
+    with ThreadPoolExecutor(1) as threads:
+        second = threads.submit(patient_sandbox.compile, text.decode())
+        time.sleep(0.5)
+        first.close()
+        assert second.result().report.accepted
+
+
+def test_what_went_wrong_is_tried_again(sandbox: SandboxedCompiler) -> None:
+    for request in ({"do": "fail_once"}, {"do": "nonsense_once"}):
+        with pytest.raises(InternalError):
+            ask(sandbox, request | {"flag": str(sandbox._folder / request["do"])}, known=True)
+        assert ask(sandbox, request | {"flag": str(sandbox._folder / request["do"])}, known=True)[0].report.accepted
 
 
 def test_what_a_worker_says_is_not_trusted(sandbox: SandboxedCompiler) -> None:
@@ -267,7 +311,7 @@ def test_all_ends_with_close(sandbox: SandboxedCompiler) -> None:
 PARENT = """
 import json, sys, threading, time
 from ananke_server.constraints.limits import Limits
-from ananke_server.constraints.sandbox import SandboxedCompiler, client
+from ananke_server.constraints.sandbox import SandboxedCompiler, client, frames
 client.SUPERVISOR = "unlimited_supervisor"
 sandbox = SandboxedCompiler("none", limits=Limits(compile_seconds=60))
 sandbox.start()

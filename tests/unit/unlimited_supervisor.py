@@ -6,6 +6,7 @@ import ctypes
 import json
 import os
 import time
+from pathlib import Path
 from typing import Any
 
 from llguidance import LLMatcher, LLTokenizer
@@ -58,6 +59,14 @@ class UnlimitedCompiler:
     def fail(self, request: Any) -> None:
         raise ZeroDivisionError("on demand")
 
+    def fail_once(self, request: Any) -> None:
+        if _is_first(request):
+            self.fail(request)
+
+    def nonsense_once(self, request: Any) -> None:
+        if _is_first(request):
+            self.talk_nonsense(request)
+
     def shout(self, request: Any) -> None:
         os.write(2, b"." * (1 << 20))
 
@@ -74,6 +83,13 @@ class UnlimitedCompiler:
     def close_channel(self, request: Any) -> None:
         os.close(3)
         time.sleep(60)
+
+
+def _is_first(request: Any) -> bool:
+    flag = Path(request["flag"])
+    is_first = not flag.exists()
+    flag.touch()
+    return is_first
 
 
 if __name__ == "__main__":

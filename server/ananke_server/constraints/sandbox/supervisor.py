@@ -42,10 +42,13 @@ WALL = 1.5
 """What is not compiled after so many times the limit of processor time is ended, however little of it it had."""
 LEAST_SHARE = 0.1
 """The part of that limit that a constraint must have had to be called too large; with less the server is overloaded."""
-KNOWN_BOMBS = 1024
+KNOWN = 4096
+"""Texts whose answers are kept: every process of a model asks for what is new to it, and a server has many."""
+KNOWN_BYTES = 64 << 20
 FIRST_CLIENT_SECONDS = 30.0
 _TICK_SECONDS = 0.005
-_REFUSAL_BYTES = 1024
+_COMPILED = b'{"report": '
+"""How a worker's answer begins that is neither a fault nor nonsense."""
 _FIRST_TEXTS = (
     '{"type": "json_schema", "schema": {"type": "object", "properties": {"a": {"type": "string", "format": "date"}}}}',
     '{"type": "regex", "pattern": "[a-z]+"}',
@@ -62,7 +65,8 @@ class Supervisor:
         self._spare = options.workers
         self._quick = Lane(options.workers, QUICK_QUEUE)
         self._slow = Lane(max(SLOW_PLACES, options.workers), SLOW_QUEUE)
-        self._bombs: BoundedCache[bytes, bytes] = BoundedCache(KNOWN_BOMBS, KNOWN_BOMBS * _REFUSAL_BYTES)
+        self._known: BoundedCache[bytes, bytes] = BoundedCache(KNOWN, KNOWN_BYTES)
+        self._under_way: dict[bytes, asyncio.Event] = {}
         self._idle: list[WorkerProcess] = []
         self._alive: dict[int, WorkerProcess] = {}
         self._loop = asyncio.get_running_loop()
@@ -73,14 +77,31 @@ class Supervisor:
         self._fill()
 
     async def compile(self, text: bytes, client: str) -> bytes:
-        """The compiled constraint of a text as JSON; a refusal where compiling it had to be ended. Cancelling this ends it too."""
+        """The compiled constraint of a text as JSON; a refusal where compiling it had to be ended. Cancelling this ends it too.
+
+        A text is compiled once, however many ask for it, at once or later.
+        """
         digest = sha256(text).digest()
-        if (known := self._bombs.get(digest)) is not None:
+        while (known := self._known.get(digest)) is None and (other := self._under_way.get(digest)) is not None:
+            await other.wait()
+        if known is not None:
             return known
+        ended = self._under_way[digest] = asyncio.Event()
         try:
-            return await self._compile(text, client)
+            return await self._compile_new(digest, text, client)
+        finally:
+            del self._under_way[digest]
+            ended.set()
+
+    async def _compile_new(self, digest: bytes, text: bytes, client: str) -> bytes:
+        try:
+            answer = await self._compile(text, client)
+            if answer.startswith(_COMPILED):
+                self._known.put(digest, answer, len(answer))
+            return answer
         except _BombError as bomb:
-            self._bombs.put(digest, _too_large(str(bomb)), _REFUSAL_BYTES)
+            refusal = _too_large(str(bomb))
+            self._known.put(digest, refusal, len(refusal))
             return _too_large(str(bomb), killed=True)
         except OverloadedError as overload:
             return _refusal(ErrorCode.OVERLOADED, f"too many constraints wait to be compiled: {overload.message}")
