@@ -6,7 +6,7 @@ import asyncio
 import threading
 
 import pytest
-from waiting import PATIENCE
+from waiting import PATIENCE, eventually
 
 from ananke_server.fairness.threads import FairThreads
 
@@ -39,6 +39,23 @@ def test_results_and_errors_are_handed_back_and_a_turn_that_failed_is_given_on()
         with pytest.raises(ZeroDivisionError):
             await threads.run("a", divmod, 1, 0)
         assert (await threads.run("b", threading.current_thread)).name.startswith("test")
+        threads.close()
+
+    asyncio.run(scenario())
+
+
+def test_what_is_given_ahead_needs_no_turn_of_the_event_loop() -> None:
+    async def scenario() -> None:
+        threads, ran, held = FairThreads(1, "test", ahead=3), [], threading.Event()
+        flood = [asyncio.create_task(threads.run("a", ran.append, number)) for number in range(4)]
+        flood.append(asyncio.create_task(threads.run("a", held.set)))
+        other = asyncio.create_task(threads.run("b", ran.append, "other"))
+        await asyncio.sleep(0)
+        # The event loop is held up here, as by a large batch's tokens.
+        assert eventually(lambda: len(ran) == 4)
+        assert not held.wait(0.1)
+        await asyncio.gather(*flood, other)
+        assert ran == [0, 1, 2, 3, "other"]
         threads.close()
 
     asyncio.run(scenario())

@@ -19,10 +19,12 @@ class FairThreads:
     Args:
         threads: how many there are; what else is to run waits for its turn, without a bound.
         name: what the threads' names begin with.
+        ahead: how much is given to the threads before its turn, so that they need not wait for a busy event loop to learn what is next.
+            So much of one client's may run before another's first.
     """
 
-    def __init__(self, threads: int, name: str) -> None:
-        self._admission = Admission(threads)
+    def __init__(self, threads: int, name: str, *, ahead: int = 0) -> None:
+        self._admission = Admission(threads + ahead)
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix=name)
 
     async def run(self, client: str, function: Callable[[*Arguments], T], *arguments: *Arguments) -> T:
