@@ -1,6 +1,6 @@
-"""A model's folder of a configuration and a tokenizer without weights, for vLLM's ``load_format="dummy"``.
+"""A model's folder of a configuration and a tokenizer: without weights, for vLLM's ``load_format="dummy"``, or with random ones.
 
-    python scripts/model_shape.py TOKENIZER_DIR [--tiny]      (prints the folder)
+    python scripts/model_shape.py TOKENIZER_DIR [--tiny] [--weights]      (prints the folder)
 """
 
 from __future__ import annotations
@@ -51,12 +51,26 @@ def write_shape(tokenizer: Path, *, tiny: bool = False) -> str:
     return str(folder)
 
 
+def write_weights(folder: str) -> None:
+    """Put random weights beside a shape's configuration, where there are none yet: 15 GB for 7B, made on the GPU where there is one."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    if next(Path(folder).glob("*.safetensors"), None) is None:
+        with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
+            AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder), dtype=torch.bfloat16).save_pretrained(folder)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("tokenizer", type=Path, help="a folder with tokenizer.json and tokenizer_config.json of up to 152,064 tokens")
     parser.add_argument("--tiny", action="store_true", help="two small layers")
+    parser.add_argument("--weights", action="store_true", help="with random weights")
     arguments = parser.parse_args()
-    print(write_shape(arguments.tokenizer, tiny=arguments.tiny))
+    folder = write_shape(arguments.tokenizer, tiny=arguments.tiny)
+    if arguments.weights:
+        write_weights(folder)
+    print(folder)
 
 
 if __name__ == "__main__":

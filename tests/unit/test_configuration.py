@@ -165,6 +165,11 @@ def test_a_fault_is_one_line_that_says_where_and_what(
         ("container: {concurrency: 9, max_pending: 8}", {}, "FILE: .*concurrency=9, FILE: .*max_pending=8: .* than are admitted: .*"),
         ("logging: {log_content: true}", {"LOG_LEVEL": "ERROR"}, "FILE: .*log_content=True, ANANKE_LOG_LEVEL=ERROR: .* none would be: .*"),
         ("provenance: {provenance_log_content: true}", {}, "FILE: .*provenance_log_content=True, provenance_log: there is no log .*"),
+        (
+            "container: {idle_timeout: 60, sleep_level: 2}",
+            {"LOAD_FORMAT": "dummy"},
+            "FILE: .*sleep_level=2, ANANKE_LOAD_FORMAT=dummy: .* none to read: .*",
+        ),
     ],
 )
 def test_settings_that_contradict_each_other_are_told_with_their_places(
@@ -178,6 +183,8 @@ def test_contradictions_are_none_once_either_side_gives_way(load: Load) -> None:
     assert load("preset: development", MAX_NUM_SEQS="10").concurrency == 10
     assert load("logging: {log_content: true}", LOG_LEVEL="DEBUG").log_content is True
     assert load("provenance: {provenance_log_content: true}", PROVENANCE_LOG="x").provenance_log_content is True
+    assert load("container: {sleep_level: 2}", LOAD_FORMAT="dummy").idle_timeout is None
+    assert load("container: {idle_timeout: 60, sleep_level: 1}", LOAD_FORMAT="dummy").sleep_level == 1
 
 
 def test_texts_of_the_environment_and_whole_numbers_for_fractions_are_taken(load: Load) -> None:
