@@ -32,7 +32,7 @@ def _contradictions(settings: Settings) -> Iterator[tuple[list[str], str]]:
     if concurrency > settings.max_pending:
         yield ["concurrency", "max_pending"], "more requests cannot be in the engine than are admitted: lower the one or raise the other"
     if settings.idle_timeout is not None and settings.sleep_level == 2 and settings.load_format == "dummy":
-        yield ["sleep_level", "load_format"], "level 2 reads the weights again, and there are none to read: take level 1, or a model with weights"
+        yield ["sleep_level", "load_format"], "level 2 reads the weights again, and there are none to read: take level 1"
     if settings.log_content and settings.log_level not in ("DEBUG", "INFO"):
         yield ["log_content", "log_level"], "contents are logged at INFO, so none would be: set log_level to INFO, or log_content to false"
     if settings.provenance_log_content and settings.provenance_log is None:
