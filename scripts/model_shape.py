@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import tempfile
 from pathlib import Path
 from typing import Any, Final
 
@@ -31,6 +32,8 @@ SHAPE_7B: Final[dict[str, Any]] = {
 }
 TINY: Final = {"hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2}
 
+_WHOLE: Final = ("model.safetensors", "model.safetensors.index.json")
+"""Of the files with weights the last, one of which is there."""
 CAPTURED: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 """Batches that CUDA graphs are captured for."""
 
@@ -52,13 +55,19 @@ def write_shape(tokenizer: Path, *, tiny: bool = False) -> str:
 
 
 def write_weights(folder: str) -> None:
-    """Put random weights beside a shape's configuration, where there are none yet: 15 GB for 7B, made on the GPU where there is one."""
+    """Put random weights beside a shape's configuration, where there are none yet: 15 GB for 7B, made on the GPU where there is one.
+
+    Some of the GPU's memory stays taken as long as this process lives.
+    """
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    if next(Path(folder).glob("*.safetensors"), None) is None:
-        with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
-            AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder), dtype=torch.bfloat16).save_pretrained(folder)
+    if any((Path(folder) / name).exists() for name in _WHOLE):
+        return
+    with tempfile.TemporaryDirectory(dir=folder) as partial, torch.device("cuda" if torch.cuda.is_available() else "cpu"):
+        AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder), dtype=torch.bfloat16).save_pretrained(partial)
+        for file in sorted(Path(partial).glob("*safetensors*"), key=lambda file: file.name in _WHOLE):
+            file.rename(Path(folder) / file.name)
 
 
 def main() -> None:

@@ -16,17 +16,16 @@ import argparse
 import contextlib
 import os
 import subprocess
+import sys
 import time
-from pathlib import Path
 from typing import Any, Final
 
 from bench_server import MIB, resident_mib, serving
 from bench_support import percentiles, print_table, write_json
-from model_shape import write_shape, write_weights
 
 from ananke_client import AnankeInferenceClient, ConstraintSpec, GenerationConfig
 from ananke_server.engine.start import device_name, on_cpu
-from ananke_server.launch import DEFAULT_MODEL, TritonServer
+from ananke_server.launch import DEFAULT_MODEL, PROJECT, TritonServer
 
 IDLE: Final = 2.0
 """Seconds without a request after which the engine goes to sleep here."""
@@ -48,10 +47,7 @@ def main() -> None:
     arguments = parser.parse_args()
 
     results: list[dict[str, Any]] = []
-    model = str(DEFAULT_MODEL)
-    if arguments.tokenizer:
-        model = write_shape(Path(arguments.tokenizer), tiny=arguments.quick)
-        write_weights(model)
+    model = str(DEFAULT_MODEL) if arguments.tokenizer is None else shape_with_weights(arguments.tokenizer, tiny=arguments.quick)
     about = {"device": device_name(), "model": "a 7B shape, random weights" if arguments.tokenizer else DEFAULT_MODEL.name}
     for level in arguments.levels:
         results.append(measured(level, arguments.rounds, model))
@@ -96,6 +92,12 @@ def measured(level: int, rounds: int, model: str) -> dict[str, Any]:
         "first_token_waking_ms": percentiles(waking, scale=1000),
         "same_text": texts == {text for _, text in awake},
     }
+
+
+def shape_with_weights(tokenizer: str, *, tiny: bool) -> str:
+    """The folder of a shape with random weights, made in a process of its own: what is on the GPU afterwards is the server's."""
+    command = [sys.executable, str(PROJECT / "scripts" / "model_shape.py"), tokenizer, "--weights", *(["--tiny"] if tiny else [])]
+    return subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout.split()[-1]
 
 
 def first_token(client: AnankeInferenceClient) -> tuple[float, str]:

@@ -46,7 +46,8 @@ def test_results_and_errors_are_handed_back_and_a_turn_that_failed_is_given_on()
 
 def test_what_is_given_ahead_needs_no_turn_of_the_event_loop() -> None:
     async def scenario() -> None:
-        threads, ran, held = FairThreads(1, "test", ahead=3), [], threading.Event()
+        single, ran, held = FairThreads(1, "test"), [], threading.Event()
+        threads = single.beside(ahead=3)
         flood = [asyncio.create_task(threads.run("a", ran.append, number)) for number in range(4)]
         flood.append(asyncio.create_task(threads.run("a", held.set)))
         other = asyncio.create_task(threads.run("b", ran.append, "other"))
@@ -56,6 +57,7 @@ def test_what_is_given_ahead_needs_no_turn_of_the_event_loop() -> None:
         assert not held.wait(0.1)
         await asyncio.gather(*flood, other)
         assert ran == [0, 1, 2, 3, "other"]
-        threads.close()
+        assert await single.run("a", threading.current_thread) is await threads.run("b", threading.current_thread)
+        single.close()
 
     asyncio.run(scenario())

@@ -19,11 +19,13 @@ from masking_support import allowed_by
 from small_tokenizer import small_source, small_tokenizer
 from waiting import until
 
+from ananke_server.constraints import Compiler
+from ananke_server.launch import DEFAULT_MODEL
 from ananke_server.masking.board import PARTS, Board, open_board
 from ananke_server.masking.crew import CrewDeadError, MaskCrew, default_processes
 from ananke_server.masking.placements import Placements
 from ananke_server.masking.tickets import Failure, Outcome, Ticket
-from ananke_server.masking.tokenizer import TokenizerSource, eos_mask
+from ananke_server.masking.tokenizer import TokenizerSource, eos_mask, model_tokenizer, tokenizer_source
 
 TOKENIZER = small_tokenizer()
 CHOICE = 'start: "ab" | "true" | "12"'
@@ -306,3 +308,29 @@ def test_processes_are_not_more_than_there_are_cores_for(monkeypatch: pytest.Mon
     for cores, processes in ((1, 1), (4, 1), (5, 1), (6, 2), (16, 12), (36, 32), (128, 32)):
         monkeypatch.setattr(os, "sched_getaffinity", lambda _, cores=cores: set(range(cores)))
         assert default_processes() == processes
+
+
+def test_processes_find_the_slow_masks_that_others_have_kept() -> None:
+    source, tokenizer = tokenizer_source(str(DEFAULT_MODEL), None), model_tokenizer(str(DEFAULT_MODEL))
+    schema = {"type": "array", "items": {"type": "string", "maxLength": 12}}
+    program = Compiler(tokenizer).compile(json.dumps({"type": "json_schema", "schema": schema, "whitespace": "compact"})).grammar
+    assert program is not None
+    output = tokenizer.tokenize_bytes(b'["abcdefghijk","lmnopqrstu","vwxyz')
+
+    async def scenario() -> None:
+        crew = MaskCrew.start(source, tokenizer, rows=2, processes=2, lexer_states=10_000)
+        try:
+            board, bell = open_board(crew.address)
+            placements, found = Placements(board, bell), []
+            for owner in range(2):
+                assert (await crew.prepare(Ticket(owner, owner), program, of_schema=True))[0] is Failure.NONE
+                placements.place(owner, Ticket(owner, owner))
+                for length in range(len(output) + 1):
+                    await masks(placements, 1 + length + owner * 100, {owner: output[:length]})
+                placements.remove(owner)
+                found.append((await crew.times())[owner]["found"])
+            assert found[0] < found[1], "what the first had to compute the second has found"
+        finally:
+            crew.close()
+
+    run(scenario)

@@ -100,7 +100,7 @@ def test_requests_take_turns_and_a_flood_makes_no_more_than_one_response_each() 
     assert pipe.sent == 40 + THREADS
 
 
-def test_a_slow_sender_gets_the_rest_in_one_piece_after_the_others_had_their_turn() -> None:
+def test_a_slow_sender_holds_nobody_up_and_gets_the_rest_in_one_piece() -> None:
     pipe, gate = ResponsePipe(), Gate()
     slow, quick = triton.Sender(gate), triton.Sender()
     behind, other = pipe.open(slow, OUTPUTS, stream=True), pipe.open(quick, OUTPUTS, stream=True)
@@ -111,10 +111,11 @@ def test_a_slow_sender_gets_the_rest_in_one_piece_after_the_others_had_their_tur
         behind.add(delta(text))
     behind.finish(RESULT)
     other.finish(RESULT)
+    assert quick.final.wait(PATIENCE)
+    assert quick.text == "1"
     gate.opened.set()
     pipe.close()
     assert [response["text_output"] for response in slow.taken] == [b"a", b"bcd"]
-    assert quick.text == "1"
 
 
 def test_without_streaming_there_is_one_response() -> None:

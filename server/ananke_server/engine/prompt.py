@@ -12,12 +12,14 @@ ChatMessage = dict[str, Any]
 
 LONG_PROMPT: Final = 1 << 16
 """Characters; so many take some 100 ms."""
-PROMPTS_AHEAD: Final = 15
-"""Of short prompts. One after the other, each with a turn of the event loop between, the last of 128 had waited for 0.36 s on an H200."""
+BRIEF_PROMPT: Final = 1 << 12
+"""Characters; so many take some 6 ms."""
+AHEAD: Final = 15
+"""Brief prompts given to their thread at a time. With a turn of a busy event loop between any two of them, 128 took 0.7 s."""
 
 
 class PromptEncoder:
-    """Makes tokens of prompts on two threads of its own, one of them for long prompts, which no short one waits for.
+    """Makes tokens of prompts on two threads of its own, one of them for long prompts, which no other waits for.
 
     Never on more: vLLM's tokenizer has two copies of itself, and makes another one for each further call at the same time. Where the
     vocabulary is large that takes most of a second of Python's lock: 128 first requests at once stood still for 40 s.
@@ -28,17 +30,18 @@ class PromptEncoder:
 
     def __init__(self, tokenizer: Any) -> None:
         self._tokenizer = tokenizer
-        self._short = FairThreads(1, "ananke-prompt", ahead=PROMPTS_AHEAD)
-        self._long = FairThreads(1, "ananke-long-prompt")
+        self._medium, self._long = (FairThreads(1, name) for name in ("ananke-prompt", "ananke-long-prompt"))
+        self._brief = self._medium.beside(ahead=AHEAD)
 
     async def tokens(self, prompt: str, client: str) -> list[int]:
-        """As ``prompt_tokens``. Clients have fair shares of each thread."""
-        thread = self._long if len(prompt) > LONG_PROMPT else self._short
+        """As ``prompt_tokens``. Clients have fair shares of each thread, for brief, medium and long prompts apart."""
+        size = len(prompt)
+        thread = self._brief if size <= BRIEF_PROMPT else self._medium if size <= LONG_PROMPT else self._long
         return await thread.run(client, prompt_tokens, self._tokenizer, prompt)
 
     def close(self) -> None:
         """End the threads, once they are done with what they have begun; what waits for them is dropped."""
-        for thread in (self._short, self._long):
+        for thread in (self._medium, self._long):
             thread.close()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar, TypeVarTuple
@@ -19,13 +20,23 @@ class FairThreads:
     Args:
         threads: how many there are; what else is to run waits for its turn, without a bound.
         name: what the threads' names begin with.
-        ahead: how much is given to the threads before its turn, so that they need not wait for a busy event loop to learn what is next.
-            So much of one client's may run before another's first.
     """
 
-    def __init__(self, threads: int, name: str, *, ahead: int = 0) -> None:
-        self._admission = Admission(threads + ahead)
+    def __init__(self, threads: int, name: str) -> None:
+        self._size = threads
+        self._admission = Admission(threads)
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix=name)
+
+    def beside(self, *, ahead: int) -> FairThreads:
+        """The same threads, with turns of their own for what takes little time.
+
+        Args:
+            ahead: how much is given to the threads before its turn, so that they need not wait for a busy event loop to learn what is
+                next. So much of one client's may run before another's first.
+        """
+        other = copy.copy(self)
+        other._admission = Admission(self._size + ahead)
+        return other
 
     async def run(self, client: str, function: Callable[[*Arguments], T], *arguments: *Arguments) -> T:
         """The function's result, or whatever it raises, from a thread in the client's turn."""

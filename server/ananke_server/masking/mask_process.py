@@ -1,8 +1,8 @@
 """A mask process: guides its share of the constrained requests, one thread for all of them.
 
-Several fill a batch's masks side by side, with no lock between them: each has its own matchers, and the requests of one
-grammar in one process share what their lexer has learned. They stand apart from the engine, whose thread has enough to do,
-and from whatever a grammar might do to the process that works on it.
+Several fill a batch's masks side by side, and none waits for another: each has its own matchers, and the requests of one grammar
+in one process share what their lexer has learned. Slow masks they share in a store. They stand apart from the engine, whose thread
+has enough to do, and from whatever a grammar might do to the process that works on it.
 """
 
 from __future__ import annotations

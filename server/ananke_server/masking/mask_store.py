@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import ctypes
-import errno
 import fcntl
 import mmap
 import os
 import time
+import weakref
 from typing import Final
 
 WORTH_NS: Final = 50_000
@@ -24,11 +24,11 @@ _WORD: Final = 8
 
 class MaskStore:
     """Masks by the key of their state, in memory that is shared with processes forked later; at most 8,192, 160 MB for a vocabulary
-    of 150,000.
+    of 150,000. For one thread of each process.
 
-    Nobody waits for anybody. Whoever keeps a mask has its set of places to itself for so long, and who finds that taken keeps none.
-    Whoever reads one looks at its place's version before and after: odd while it is written, and another one since. This asks no more
-    of the processor than that it shows one process's writes to another in their order, as the board does.
+    Nobody waits. A writer locks its set of places, and where another process has locked it the mask is dropped. A reader looks at its
+    place's version before and after: odd while it is written, and another one since. This asks no more of the processor than that it
+    shows one process's writes to another in their order, as the board does.
     """
 
     def __init__(self, words: int, sets: int = SETS) -> None:
@@ -40,6 +40,7 @@ class MaskStore:
         self._sets = sets
         places = sets * WAYS
         self._descriptor = os.memfd_create("ananke-masks")
+        weakref.finalize(self, os.close, self._descriptor)
         heads = places * (KEY_BYTES + 2 * _WORD)
         os.ftruncate(self._descriptor, heads + places * self._size)
         # Pages that no mask has come to take no memory.
@@ -75,10 +76,8 @@ class MaskStore:
         try:
             # One's own death ends a lock of this kind, and what was half written has an odd version.
             fcntl.lockf(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, number)
-        except OSError as fault:
-            if fault.errno in (errno.EACCES, errno.EAGAIN):
-                return
-            raise
+        except OSError:
+            return
         try:
             if self._place(key) is None:
                 places = range(number * WAYS, (number + 1) * WAYS)

@@ -194,7 +194,7 @@ class ProgramMatcher:
         for leaf in self.leaves:
             leaf.left_behind = False
             if leaf.matcher.is_error() or not leaf.matcher.reset():
-                leaf.matcher, leaf.kept = self.pool.take(leaf.key, leaf.grammar)
+                leaf.matcher, leaf.kept = self.pool.take(leaf.key, leaf.grammar, of_schema=self.of_schema)
         self._follow_progress()
 
     def _follow_progress(self) -> None:

@@ -26,7 +26,7 @@ from ananke_server.masking.adjacency import may_meet
 from ananke_server.masking.mask_store import KEY_BYTES
 
 _MOST_TEXT = 1 << 16
-_MOST_DIGESTS = 1 << 15
+_MOST_DIGESTS = 1 << 13
 _MOST_SORTS = 64
 """Of scalars, and of sorts of characters: all of them are tried whenever one has come, while other requests' masks wait."""
 _LONGEST_SCALAR = 64

@@ -3,6 +3,7 @@
 Two lanes, so that nobody waits for a bomb. Every text starts in the quick one, for at most ``QUICK_SECONDS`` of processor time;
 what takes longer goes on in the slow lane where that has a place free, else is killed and starts again in its turn. Processor
 time decides, since on a busy machine a small constraint may take long; the wall bounds what is held up by nothing but the machine.
+Answers are kept for all clients: each process of a server's models asks for what is new to it.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from ananke_server.constraints.sandbox import frames
 from ananke_server.constraints.sandbox.folder import SOCKET, locked
 from ananke_server.constraints.sandbox.options import SandboxOptions
 from ananke_server.constraints.sandbox.process import Answer, Death, WorkerProcess
+from ananke_server.constraints.sandbox.worker import COMPILED
 from ananke_server.fairness.lane import Lane
 from ananke_server.masking.tokenizer import TokenizerSource, tokenizer_source
 
@@ -43,12 +45,9 @@ WALL = 1.5
 LEAST_SHARE = 0.1
 """The part of that limit that a constraint must have had to be called too large; with less the server is overloaded."""
 KNOWN = 4096
-"""Texts whose answers are kept: every process of a model asks for what is new to it, and a server has many."""
-KNOWN_BYTES = 64 << 20
+KNOWN_BYTES = 32 << 20
 FIRST_CLIENT_SECONDS = 30.0
 _TICK_SECONDS = 0.005
-_COMPILED = b'{"report": '
-"""How a worker's answer begins that is neither a fault nor nonsense."""
 _FIRST_TEXTS = (
     '{"type": "json_schema", "schema": {"type": "object", "properties": {"a": {"type": "string", "format": "date"}}}}',
     '{"type": "regex", "pattern": "[a-z]+"}',
@@ -66,7 +65,6 @@ class Supervisor:
         self._quick = Lane(options.workers, QUICK_QUEUE)
         self._slow = Lane(max(SLOW_PLACES, options.workers), SLOW_QUEUE)
         self._known: BoundedCache[bytes, bytes] = BoundedCache(KNOWN, KNOWN_BYTES)
-        self._under_way: dict[bytes, asyncio.Event] = {}
         self._idle: list[WorkerProcess] = []
         self._alive: dict[int, WorkerProcess] = {}
         self._loop = asyncio.get_running_loop()
@@ -79,24 +77,12 @@ class Supervisor:
     async def compile(self, text: bytes, client: str) -> bytes:
         """The compiled constraint of a text as JSON; a refusal where compiling it had to be ended. Cancelling this ends it too.
 
-        A text is compiled once, however many ask for it, at once or later.
+        What another has asked for before is known; whoever asks at the same time waits in its own client's turn, and finds it known then.
         """
         digest = sha256(text).digest()
-        while (known := self._known.get(digest)) is None and (other := self._under_way.get(digest)) is not None:
-            await other.wait()
-        if known is not None:
-            return known
-        ended = self._under_way[digest] = asyncio.Event()
         try:
-            return await self._compile_new(digest, text, client)
-        finally:
-            del self._under_way[digest]
-            ended.set()
-
-    async def _compile_new(self, digest: bytes, text: bytes, client: str) -> bytes:
-        try:
-            answer = await self._compile(text, client)
-            if answer.startswith(_COMPILED):
+            answer = self._known.get(digest) or await self._compile(digest, text, client)
+            if answer.startswith(COMPILED):
                 self._known.put(digest, answer, len(answer))
             return answer
         except _BombError as bomb:
@@ -109,16 +95,20 @@ class Supervisor:
             message = "the server's processors are too busy to compile the constraint; try again later"
             return _refusal(ErrorCode.OVERLOADED, message)
 
-    async def _compile(self, text: bytes, client: str) -> bytes:
+    async def _compile(self, digest: bytes, text: bytes, client: str) -> bytes:
         run: _Run | None = None
         try:
             async with self._quick.place(client):
+                if (known := self._known.get(digest)) is not None:
+                    return known
                 run = self._begin(text)
                 if await run.finished(QUICK_SECONDS, QUICK_WALL_SECONDS):
                     return self._content(run)
                 if not self._slow.free:
                     run.worker.kill()
             async with self._slow.place(client):
+                if (known := self._known.get(digest)) is not None:
+                    return known
                 run = self._begin(text) if run.worker.killed else run
                 run.worker.yield_cpu()
                 seconds = self._limits.compile_seconds

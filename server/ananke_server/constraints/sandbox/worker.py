@@ -23,6 +23,8 @@ STACK_BYTES = 4 << 20
 """Half of what a thread of the engine has by default: what fits here does not overflow there."""
 FRESH, WORN = b"\0", b"\1"
 """An answer's first byte: whether the worker may take another text."""
+COMPILED = b'{"report": '
+"""How the rest begins where it is no fault."""
 
 _CHANNEL = 3
 _WORN_AFTER_TEXTS = 500
