@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from llguidance import LLTokenizer
@@ -18,10 +18,17 @@ from llguidance import LLTokenizer
 from ananke_server.launch import DEFAULT_MODEL
 from ananke_server.masking.tokenizer import model_tokenizer
 
+_LEAST_REQUESTS: Final = 8
+
 
 def tokenizer_of(name: str | None) -> LLTokenizer:
     """``byte`` is one token a byte; otherwise a folder or a hub's name; None is the small model that ``make setup`` makes."""
     return LLTokenizer("byte") if name == "byte" else model_tokenizer(name or str(DEFAULT_MODEL))
+
+
+def measured_rounds(batch: int, least: int = 2) -> int:
+    """Rounds of a batch: at least so many, and as many as make eight requests, since single ones differ."""
+    return max(least, -(-_LEAST_REQUESTS // batch))
 
 
 def percentiles(values: Sequence[float], *, scale: float = 1.0) -> dict[str, float]:

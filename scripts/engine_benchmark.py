@@ -22,7 +22,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from bench_support import percentiles, print_table, write_json
+from bench_support import measured_rounds, percentiles, print_table, write_json
 from engine_rounds import OURS, PROMPT_TOKENS, SAMPLING, UNCONSTRAINED, Bench, Round, measures
 from engine_workloads import Accepts, Workload, backend_check, easy, hard, real
 from llguidance import LLTokenizer
@@ -37,8 +37,6 @@ from ananke_server.settings import Settings
 
 STARTED = time.monotonic()
 SLOW_ROUND = 6.0
-# Single requests differ.
-LEAST_REQUESTS = 8
 ROUND_LIMIT = 120.0
 # What is left for the results when the deadline comes.
 RESERVE = 5.0
@@ -146,7 +144,7 @@ async def _point(bench: Bench, workload: Workload, batch: int, arguments: argpar
     """One workload at one batch: warm-ups of all variants, then their measured rounds in turn."""
     warm_ups: dict[str, Round] = {}
     measured: dict[str, list[Round]] = {}
-    for number in range(1 + max(arguments.rounds, -(-LEAST_REQUESTS // batch))):
+    for number in range(1 + measured_rounds(batch, arguments.rounds)):
         for variant in arguments.variants:
             warm_up = warm_ups.get(variant)
             if number and (warm_up is None or (number > 1 and warm_up.seconds > SLOW_ROUND)):

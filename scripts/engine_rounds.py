@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
@@ -79,14 +80,14 @@ class Bench:
         crew = [times for times in await self._crew.times() if times.get("steps")]
         stages: dict[str, Any] = {}
         if crew:
-            steps = [times["steps"] for times in crew]
+            total: Counter[str] = sum(map(Counter, crew), Counter())
             filled = [times["filled_ns"] / times["steps"] / 1e3 for times in crew]
             stages["mask_processes"] = {
                 "processes": len(crew),
-                "steps": max(steps),
+                "steps": max(times["steps"] for times in crew),
                 "fill_us_step": percentiles(filled),
-                "found_share": round(sum(times["found"] for times in crew) / sum(times["rows"] for times in crew), 3),
-                "fill_us_row": round(sum(times["filled_ns"] for times in crew) / sum(times["rows"] for times in crew) / 1e3, 1),
+                "found_share": round(total["found"] / total["rows"], 3),
+                "fill_us_row": round(total["filled_ns"] / total["rows"] / 1e3, 1),
             }
         if self._stages:
             [stages["engine_thread"]] = await self._llm.collective_rpc("ananke_stage_times")

@@ -59,11 +59,11 @@ def write_weights(folder: str) -> None:
 
     Some of the GPU's memory stays taken as long as this process lives.
     """
+    if any((Path(folder) / name).exists() for name in _WHOLE):
+        return
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    if any((Path(folder) / name).exists() for name in _WHOLE):
-        return
     with tempfile.TemporaryDirectory(dir=folder) as partial, torch.device("cuda" if torch.cuda.is_available() else "cpu"):
         AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder), dtype=torch.bfloat16).save_pretrained(partial)
         for file in sorted(Path(partial).glob("*safetensors*"), key=lambda file: file.name in _WHOLE):

@@ -37,7 +37,7 @@ from typing import Any, Final
 import stream_perf
 import stream_stall
 from bench_server import serving
-from bench_support import percentiles, print_table, write_json
+from bench_support import measured_rounds, percentiles, print_table, write_json
 from model_shape import CAPTURED, SHAPE_7B, write_shape
 from stream_clients import Clients, Order, Stream, clients
 from stream_workloads import HARD_BEGINNING, KINDS, SAMPLED, Kind, Prompts, Request
@@ -49,8 +49,6 @@ from ananke_server.launch import DEFAULT_MODEL
 
 STARTED: Final = time.monotonic()
 SIDES: Final = ("engine", "generate", "vllm_backend")
-LEAST_ROUNDS: Final = 2
-LEAST_REQUESTS: Final = 8
 ROUND_LIMIT: Final = 120.0
 RESERVE: Final = 20.0
 """Seconds kept for ending the server and writing the results."""
@@ -181,7 +179,7 @@ class Benchmark:
     async def _direct_point(self, side: str, run: Run, kind: Kind, streams: int) -> None:
         done: list[list[Stream]] = []
         with contextlib.suppress(TimeoutError):
-            for number in range(1 + _rounds(streams)):
+            for number in range(1 + measured_rounds(streams)):
                 requests = self._prompts.requests(kind, streams, number, self._arguments.tokens)
                 async with asyncio.timeout(min(self._left(), ROUND_LIMIT)):
                     done.append(await run(requests))
@@ -210,7 +208,7 @@ class Benchmark:
         for streams in self._arguments.streams:
             for kind in KINDS:
                 done = []
-                for number in range(1 + _rounds(streams)):
+                for number in range(1 + measured_rounds(streams)):
                     if (limit := min(self._left(), ROUND_LIMIT)) < 1:
                         break
                     requests = self._prompts.requests(kind, streams, number, self._arguments.tokens)
@@ -237,7 +235,7 @@ class Benchmark:
                 if self._left() < 5:
                     self._results.note(f"perf {side} {kind} {streams}: no time was left")
                     continue
-                requests = self._prompts.requests(kind, streams, 1 + _rounds(streams), self._arguments.tokens)
+                requests = self._prompts.requests(kind, streams, 1 + measured_rounds(streams), self._arguments.tokens)
                 count = max(4, PERF_REQUESTS * streams)
                 try:
                     done = stream_perf.profile(url, model, requests, streams, count=count, timeout=min(self._left(), ROUND_LIMIT))
@@ -256,11 +254,6 @@ class Benchmark:
             self._results.note(f"{side} {kind} {streams}: nothing was measured, {self._left():.0f} s are left")
             return
         self._results.put(side, kind, streams, measures(good[0], measured, len(rounds) - 1, self._arguments.tokens))
-
-
-def _rounds(streams: int) -> int:
-    """Measured rounds: single requests differ."""
-    return max(LEAST_ROUNDS, -(-LEAST_REQUESTS // streams))
 
 
 def _fault(stream: Stream, kind: Kind) -> str | None:

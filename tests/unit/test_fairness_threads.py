@@ -47,7 +47,7 @@ def test_results_and_errors_are_handed_back_and_a_turn_that_failed_is_given_on()
 def test_what_is_given_ahead_needs_no_turn_of_the_event_loop() -> None:
     async def scenario() -> None:
         single, ran, held = FairThreads(1, "test"), [], threading.Event()
-        threads = single.beside(ahead=3)
+        threads = single.beside(places=4)
         flood = [asyncio.create_task(threads.run("a", ran.append, number)) for number in range(4)]
         flood.append(asyncio.create_task(threads.run("a", held.set)))
         other = asyncio.create_task(threads.run("b", ran.append, "other"))

@@ -14,7 +14,7 @@ LONG_PROMPT: Final = 1 << 16
 """Characters; so many take some 100 ms."""
 BRIEF_PROMPT: Final = 1 << 12
 """Characters; so many take some 6 ms."""
-AHEAD: Final = 15
+BRIEF_PLACES: Final = 16
 """Brief prompts given to their thread at a time. With a turn of a busy event loop between any two of them, 128 took 0.7 s."""
 
 
@@ -31,7 +31,7 @@ class PromptEncoder:
     def __init__(self, tokenizer: Any) -> None:
         self._tokenizer = tokenizer
         self._medium, self._long = (FairThreads(1, name) for name in ("ananke-prompt", "ananke-long-prompt"))
-        self._brief = self._medium.beside(ahead=AHEAD)
+        self._brief = self._medium.beside(places=BRIEF_PLACES)
 
     async def tokens(self, prompt: str, client: str) -> list[int]:
         """As ``prompt_tokens``. Clients have fair shares of each thread, for brief, medium and long prompts apart."""

@@ -23,19 +23,18 @@ class FairThreads:
     """
 
     def __init__(self, threads: int, name: str) -> None:
-        self._size = threads
         self._admission = Admission(threads)
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix=name)
 
-    def beside(self, *, ahead: int) -> FairThreads:
+    def beside(self, *, places: int) -> FairThreads:
         """The same threads, with turns of their own for what takes little time.
 
         Args:
-            ahead: how much is given to the threads before its turn, so that they need not wait for a busy event loop to learn what is
-                next. So much of one client's may run before another's first.
+            places: how much is given to the threads at a time. Where that is more than they are, they need not wait for a busy event
+                loop to learn what is next; and as much of one client's may run before another's first.
         """
         other = copy.copy(self)
-        other._admission = Admission(self._size + ahead)
+        other._admission = Admission(places)
         return other
 
     async def run(self, client: str, function: Callable[[*Arguments], T], *arguments: *Arguments) -> T:

@@ -80,8 +80,10 @@ class Supervisor:
         What another has asked for before is known; whoever asks at the same time waits in its own client's turn, and finds it known then.
         """
         digest = sha256(text).digest()
+        if (known := self._known.get(digest)) is not None:
+            return known
         try:
-            answer = self._known.get(digest) or await self._compile(digest, text, client)
+            answer = await self._compile(digest, text, client)
             if answer.startswith(COMPILED):
                 self._known.put(digest, answer, len(answer))
             return answer
