@@ -13,7 +13,8 @@ from pathlib import Path
 import psutil
 
 from ananke_server.constraints.sandbox.client import SUPERVISOR
-from ananke_server.launch import PROJECT, TritonServer, free_ports
+from ananke_server.launch import PROJECT, TritonServer
+from ananke_server.ports import free_ports
 
 MIB = 1 << 20
 WORK = ("ananke_requests_running", "ananke_engine_batch_requests", "ananke_kv_cache_usage_ratio")

@@ -11,7 +11,8 @@ import time
 from jsonschema import Draft202012Validator
 
 from ananke_client import AnankeError, AnankeInferenceClient, Constraint, ConstraintSpec, GenerationConfig, GenerationResult
-from ananke_server.launch import PROJECT, LaunchError, TritonServer, free_ports
+from ananke_server.launch import PROJECT, LaunchError, TritonServer
+from ananke_server.ports import free_ports
 
 SCHEMA = {
     "type": "object",

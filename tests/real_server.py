@@ -13,7 +13,8 @@ import psutil
 import pytest
 
 from ananke_client import AnankeInferenceClient, AnankeInferenceHTTPClient
-from ananke_server.launch import DEFAULT_MODEL, PROJECT, LaunchError, TritonServer, free_ports
+from ananke_server.launch import DEFAULT_MODEL, PROJECT, LaunchError, TritonServer
+from ananke_server.ports import free_ports
 
 READY_SECONDS = 200
 STARTS = 2

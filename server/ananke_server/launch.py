@@ -11,7 +11,6 @@ import re
 import secrets
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import sysconfig
@@ -23,6 +22,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ananke_server.ports import listening_fault
 from ananke_server.protection import addresses, large_stacks, protecting_arguments
 from ananke_server.repository import served_repository
 from ananke_server.session import Session
@@ -347,23 +347,9 @@ def reachable(host: str) -> str:
 
 
 def require_free(host: str, port: int) -> None:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError as error:
-            cure = "stop what listens there (`make stop`), or set another of http_port, grpc_port and metrics_port"
-            raise LaunchError(f"cannot listen on {host}:{port}: {error.strerror}; {cure}") from None
-
-
-def free_ports(count: int, host: str = "127.0.0.1") -> list[int]:
-    """Ports that nobody listens on now, all different. Another process may still take one before it is used."""
-    with ExitStack() as held:
-        probes = [held.enter_context(socket.socket()) for _ in range(count)]
-        for probe in probes:
-            probe.bind((host, 0))
-        return [probe.getsockname()[1] for probe in probes]
+    if (fault := listening_fault(host, port)) is not None:
+        cure = "stop what listens there (`make stop`), or set another of http_port, grpc_port and metrics_port"
+        raise LaunchError(f"cannot listen on {host}:{port}: {fault.strerror}; {cure}")
 
 
 def prepended(folders: Sequence[str], path: str) -> str:

@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 from real_server import require_model
 
-from ananke_server.launch import DEFAULT_MODEL, PROJECT, free_ports
+from ananke_server.launch import DEFAULT_MODEL, PROJECT
+from ananke_server.ports import free_ports
 
 WITHIN_SECONDS = 60.0  # it takes 1 to 3: the bound is for a machine that has much else to do
 WEIGHTS, TOKENIZER = "model.safetensors", "tokenizer.json"

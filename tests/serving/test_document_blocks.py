@@ -18,7 +18,8 @@ import pytest
 from documents import DOCUMENTS, QUICKSTART, Block, blocks, printed_by
 from real_server import READY_SECONDS, Provenance
 
-from ananke_server.launch import PROJECT, TritonServer, free_ports
+from ananke_server.launch import PROJECT, TritonServer
+from ananke_server.ports import free_ports
 
 BIN = Path(sys.executable).parent
 WITH_BLOCKS = [document for document in DOCUMENTS if document != QUICKSTART and any(block.runs for block in blocks(document))]

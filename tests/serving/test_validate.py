@@ -15,7 +15,8 @@ from waiting import eventually
 
 from ananke_client import AnankeInferenceClient, AnankeInferenceHTTPClient, ConstraintSpec
 from ananke_client.constraint import GrammarConstraint
-from ananke_server.launch import DEFAULT_MODEL, PROJECT, TritonServer, free_ports
+from ananke_server.launch import DEFAULT_MODEL, PROJECT, TritonServer
+from ananke_server.ports import free_ports
 
 Client = AnankeInferenceClient | AnankeInferenceHTTPClient
 

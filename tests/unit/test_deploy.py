@@ -18,7 +18,8 @@ from pathlib import Path
 
 import pytest
 
-from ananke_server.launch import PROJECT, free_ports
+from ananke_server.launch import PROJECT
+from ananke_server.ports import free_ports
 from ananke_server.settings import load_settings
 
 SCRIPT = str(PROJECT / "scripts" / "deploy.sh")

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from ananke_server.launch import PROJECT, QUIET_SECONDS, free_ports
+from ananke_server.launch import PROJECT, QUIET_SECONDS
+from ananke_server.ports import free_ports
 
 # One request is under way for as long as there is a file of that name.
 STAND_IN = """

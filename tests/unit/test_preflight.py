@@ -17,8 +17,9 @@ import psutil
 import pytest
 from safetensors import safe_open
 
-from ananke_server.launch import DEFAULT_MODEL, PROJECT, LaunchError, free_ports
+from ananke_server.launch import DEFAULT_MODEL, PROJECT, LaunchError
 from ananke_server.memory import GIB, Need, free_gpu_memory, free_memory, kv_bytes_a_token, weight_bytes
+from ananke_server.ports import free_ports
 from ananke_server.preflight import model_folder, read_config, require_context, require_memory, require_safetensors, require_startable
 from ananke_server.settings import Settings
 from ananke_server.settings.effective import OTHER_VARIABLES
