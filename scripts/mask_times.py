@@ -29,7 +29,7 @@ from ananke_server.constraints import Compiler
 from ananke_server.launch import DEFAULT_MODEL
 from ananke_server.masking.matchers import MatcherPool
 from ananke_server.masking.program_matcher import ProgramMatcher
-from ananke_server.masking.tokenizer import TokenizerSource, tokenizer_source
+from ananke_server.masking.tokenizer import TokenizerSource, mask_words, tokenizer_source
 
 Matcher = LLMatcher | ProgramMatcher
 QUANTILES = {"p50": 50.0, "p90": 90.0, "p99": 99.0, "p99.9": 99.9, "max": 100.0}
@@ -130,7 +130,7 @@ def _replayed(side: Side, program: str, texts: Sequence[str]) -> Times:
 
 
 def _replay(side: Side, matcher: Matcher, program: str, texts: Sequence[str]) -> Times:
-    bitmask = np.zeros((side.tokenizer.vocab_size + 31) // 32, dtype=np.int32)
+    bitmask = np.zeros(mask_words(side.tokenizer), dtype=np.int32)
     times = Times()
     for text in texts:
         wall: list[int] = []

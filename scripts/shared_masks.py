@@ -25,6 +25,7 @@ from ananke_server.constraints import Compiler
 from ananke_server.masking.mask_store import MaskStore
 from ananke_server.masking.matchers import MatcherPool
 from ananke_server.masking.program_matcher import ProgramMatcher
+from ananke_server.masking.tokenizer import mask_words
 
 TOKENS = 200
 
@@ -54,7 +55,7 @@ def main() -> None:
 
 def measured(tokenizer: LLTokenizer, program: str, requests: int, *, keeps: bool) -> dict[str, Any]:
     """The microseconds of the second half of the requests, and a digest of all masks."""
-    mask = np.zeros((tokenizer.vocab_size + 31) // 32, dtype=np.int32)
+    mask = np.zeros(mask_words(tokenizer), dtype=np.int32)
     store = MaskStore(len(mask)) if keeps else None
     pool, draw, digest = MatcherPool(tokenizer, masks=store), np.random.default_rng(0), hashlib.sha256()
     masks: list[int] = []

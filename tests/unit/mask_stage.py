@@ -19,7 +19,7 @@ from ananke_server.masking.board import PARTS, Bell, BoardFile, Size
 from ananke_server.masking.foreman import _dispatch
 from ananke_server.masking.mask_process import MaskProcess
 from ananke_server.masking.mask_store import MaskStore
-from ananke_server.masking.matchers import MAX_LEXER_STATES
+from ananke_server.masking.matchers import MAX_LEXER_STATES, MatcherPool
 from ananke_server.masking.messages import Inbox, Message, packed
 from ananke_server.masking.placements import Asked, Placements
 from ananke_server.masking.tickets import Failure, Outcome, Ticket
@@ -40,7 +40,7 @@ class MaskStage:
         self._end = os.pipe()
         masks = MaskStore(WORDS)
         self.crew = [
-            MaskProcess(self.board, number, bell, theirs, TOKENIZER, masks, lexer_states=lexer_states)
+            MaskProcess(self.board, number, bell, theirs, MatcherPool(TOKENIZER, lexer_states=lexer_states, masks=masks))
             for number, ((bell, _), theirs) in enumerate(zip(self._bells, self._theirs, strict=True))
         ]
         dispatch = (self.board, self.file.bell[0], [Bell(ring) for _, ring in self._bells], [self._end[0]])

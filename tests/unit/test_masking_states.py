@@ -21,7 +21,7 @@ from ananke_server.masking.mask_store import MaskStore
 from ananke_server.masking.matchers import MatcherPool, new_matcher
 from ananke_server.masking.program_matcher import ProgramMatcher
 from ananke_server.masking.states import Progress, Terminals
-from ananke_server.masking.tokenizer import model_tokenizer
+from ananke_server.masking.tokenizer import mask_words, model_tokenizer
 
 SHORT, WORD = {"type": "string", "maxLength": 6}, {"type": "string", "pattern": "^[a-f]{2,8}$"}
 END = {"anyOf": [{"$ref": "#/$defs/node"}, {"type": "null"}]}
@@ -62,7 +62,7 @@ def grammar_of(schema: Any, whitespace: str = "compact") -> str:
 
 
 def words() -> int:
-    return (tokenizer().vocab_size + 31) // 32
+    return mask_words(tokenizer())
 
 
 def walks(program: str, pool: MatcherPool, count: int, steps: int, seed: int) -> Iterator[tuple[bytes, bytes, list[int]]]:

@@ -18,7 +18,7 @@ from llguidance import LLTokenizer
 from ananke_server.masking.board import PARTS, BoardFile, Size
 from ananke_server.masking.messages import Inbox, Message, packed
 from ananke_server.masking.tickets import Failure, Outcome, Ticket
-from ananke_server.masking.tokenizer import TokenizerSource, eos_mask
+from ananke_server.masking.tokenizer import TokenizerSource, eos_mask, mask_words
 
 logger = logging.getLogger(__name__)
 
@@ -71,7 +71,7 @@ class MaskCrew:
             rows: of the engine's largest batch.
             parts: steps that may be under way.
         """
-        file = BoardFile.create(Size(rows, (tokenizer.vocab_size + 31) // 32, processes, parts))
+        file = BoardFile.create(Size(rows, mask_words(tokenizer), processes, parts))
         pairs = [socket.socketpair() for _ in range(processes)]
         theirs = [pair[1].fileno() for pair in pairs]
         descriptors = [file.memory, file.bell[0], *theirs]

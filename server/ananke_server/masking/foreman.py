@@ -21,11 +21,11 @@ import sys
 from contextlib import suppress
 
 import numpy as np
-from llguidance import LLTokenizer
 
 from ananke_server.masking.board import Bell, Board, mapped
 from ananke_server.masking.mask_process import BELL_BYTES, MaskProcess, send_all
 from ananke_server.masking.mask_store import MaskStore
+from ananke_server.masking.matchers import MatcherPool
 from ananke_server.masking.messages import packed
 from ananke_server.masking.tokenizer import TokenizerSource, eos_mask
 
@@ -50,7 +50,8 @@ def main() -> None:
     board = mapped(memory)
     masks = MaskStore(board.size.words)
     bells = [os.pipe() for _ in connections]
-    children = [_fork(board, number, bells[number][0], connections, tokenizer, masks, lexer_states) for number in range(len(connections))]
+    pools = [MatcherPool(tokenizer, lexer_states=lexer_states, masks=masks) for _ in connections]
+    children = [_fork(board, number, bells[number][0], connections, pool) for number, pool in enumerate(pools)]
     for descriptor in (*connections, *(listen for listen, _ in bells)):
         os.close(descriptor)
     try:
@@ -83,7 +84,7 @@ def _dispatch(board: Board, bell: int, bells: list[Bell], processes: list[int]) 
             dispatched = step
 
 
-def _fork(board: Board, number: int, bell: int, connections: list[int], tokenizer: LLTokenizer, masks: MaskStore, lexer_states: int) -> int:
+def _fork(board: Board, number: int, bell: int, connections: list[int], pool: MatcherPool) -> int:
     if pid := os.fork():
         return pid
     try:
@@ -93,7 +94,7 @@ def _fork(board: Board, number: int, bell: int, connections: list[int], tokenize
             if other != number:
                 os.close(connection)
         orders = socket.socket(fileno=connections[number])
-        process = MaskProcess(board, number, bell, orders, tokenizer, masks, lexer_states=lexer_states)
+        process = MaskProcess(board, number, bell, orders, pool)
         send_all(orders, packed(["up", 0]))
         process.run()
         os._exit(0)

@@ -16,11 +16,9 @@ from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
-from llguidance import LLTokenizer
 
 from ananke_server.masking.board import Board
 from ananke_server.masking.guides import Guide
-from ananke_server.masking.mask_store import MaskStore
 from ananke_server.masking.matchers import MatcherPool
 from ananke_server.masking.messages import Inbox, Message, packed
 from ananke_server.masking.program_matcher import is_pooled
@@ -34,24 +32,13 @@ BELL_BYTES = 4096
 class MaskProcess:
     """Answers orders on a connection, and fills this process's masks at each ring, until the connection closes."""
 
-    def __init__(
-        self,
-        board: Board,
-        number: int,
-        bell: int,
-        connection: socket.socket,
-        tokenizer: LLTokenizer,
-        masks: MaskStore,
-        *,
-        lexer_states: int,
-    ) -> None:
+    def __init__(self, board: Board, number: int, bell: int, connection: socket.socket, pool: MatcherPool) -> None:
         self._board = board
         self._number = number
         self._bell = bell
         self._connection = connection
-        self._masks = masks
-        self._pool = MatcherPool(tokenizer, lexer_states=lexer_states, masks=masks)
-        self._ends = eos_mask(tokenizer, board.size.words)
+        self._pool = pool
+        self._ends = eos_mask(pool.tokenizer, board.size.words)
         self._guides: dict[int, Guide] = {}
         self._preparing: set[int] = set()
         self._lock = threading.Lock()
@@ -80,7 +67,7 @@ class MaskProcess:
     def _fill(self, step: int) -> None:
         """Fill this process's masks of a step whose newest tokens have arrived."""
         board, part = self._board, self._board.part(step)
-        begun, found = time.perf_counter_ns(), self._masks.found
+        begun, found = time.perf_counter_ns(), self._pool.found
         rows = board.asked(step)
         mine = np.flatnonzero(rows["owner"] == self._number)
         asked = rows[mine]
@@ -103,7 +90,7 @@ class MaskProcess:
                 masks[row, :words] = self._ends
         board.done[self._number, 0] = self._done = step
         self._last = (step, filled)
-        self._times.update(steps=1, rows=len(mine), found=self._masks.found - found, filled_ns=time.perf_counter_ns() - begun)
+        self._times.update(steps=1, rows=len(mine), found=self._pool.found - found, filled_ns=time.perf_counter_ns() - begun)
 
     def _note_wait(self, step: int) -> None:
         """How long the engine waited for the masks of the step before: known now that its tokens are there, and not much longer."""

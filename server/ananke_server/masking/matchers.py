@@ -98,6 +98,11 @@ class MatcherPool:
         self._taken = 0
         self._lock = threading.Lock()
 
+    @property
+    def found(self) -> int:
+        """Masks that were found in the store, in this process."""
+        return 0 if self.masks is None else self.masks.found
+
     def __contains__(self, key: str) -> bool:
         return key in self._kept
 

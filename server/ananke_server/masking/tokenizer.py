@@ -74,6 +74,11 @@ def model_tokenizer(name: str, revision: str | None = None, eos_tokens: tuple[in
     return tokenizer_source(name, revision, eos_tokens).load()
 
 
+def mask_words(tokenizer: LLTokenizer) -> int:
+    """How many int32 a mask over the tokenizer's vocabulary has."""
+    return (int(tokenizer.vocab_size) + 31) // 32
+
+
 def eos_mask(tokenizer: LLTokenizer, words: int) -> NDArray[np.int32]:
     """The mask that admits nothing but the tokens that end an output, ``[words]`` int32."""
     mask = np.zeros(words, dtype=np.uint32)
