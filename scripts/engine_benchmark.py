@@ -30,6 +30,7 @@ from model_shape import CAPTURED, SHAPE_7B, TINY, write_shape
 
 from ananke_server.constraints import Compiler
 from ananke_server.engine.start import device_name, on_cpu, start_engine
+from ananke_server.heap import settle
 from ananke_server.launch import DEFAULT_MODEL
 from ananke_server.masking.stage_times import STAGE_TIMES_VARIABLE
 from ananke_server.masking.tokenizer import model_tokenizer
@@ -129,6 +130,7 @@ async def _run(arguments: argparse.Namespace, model: str, results: Results) -> N
         _let_structured_outputs_replay()
     try:
         workloads = await preparation
+        settle()
         bench = Bench(llm, crew, tokens=arguments.tokens, stages=arguments.stages)
         for batch in arguments.batches:
             for workload in workloads:

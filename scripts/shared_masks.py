@@ -10,7 +10,6 @@ the program checks.
 from __future__ import annotations
 
 import argparse
-import gc
 import hashlib
 import json
 import time
@@ -22,6 +21,7 @@ from engine_workloads import hard_schema
 from llguidance import LLTokenizer
 
 from ananke_server.constraints import Compiler
+from ananke_server.heap import settle
 from ananke_server.masking.mask_store import MaskStore
 from ananke_server.masking.matchers import MatcherPool
 from ananke_server.masking.program_matcher import ProgramMatcher
@@ -41,8 +41,7 @@ def main() -> None:
     constraint = json.dumps({"type": "json_schema", "schema": hard_schema(), "whitespace": "compact"})
     program = Compiler(tokenizer).compile(constraint).grammar
     assert program is not None
-    gc.collect()
-    gc.freeze()
+    settle()
     results = {name: measured(tokenizer, program, arguments.requests, keeps=name == "kept") for name in ("computed", "kept")}
     if results["computed"].pop("masks_sha256") != results["kept"].pop("masks_sha256"):
         raise SystemExit("a mask that was kept differs")

@@ -10,7 +10,6 @@ to ring instead of all. It ends when one of its processes does, and ends the oth
 from __future__ import annotations
 
 import ctypes
-import gc
 import json
 import os
 import resource
@@ -22,6 +21,7 @@ from contextlib import suppress
 
 import numpy as np
 
+from ananke_server.heap import settle
 from ananke_server.masking.board import Bell, Board, mapped
 from ananke_server.masking.mask_process import BELL_BYTES, MaskProcess, send_all
 from ananke_server.masking.mask_store import MaskStore
@@ -45,8 +45,7 @@ def main() -> None:
     content = json.load(sys.stdin.buffer)
     tokenizer = TokenizerSource(content["text"], tuple(content["ends"])).load()
     del content
-    # What lives now lives on in all processes: collecting it would copy its pages.
-    gc.freeze()
+    settle()
     board = mapped(memory)
     masks = MaskStore(board.size.words)
     bells = [os.pipe() for _ in connections]

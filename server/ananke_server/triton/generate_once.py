@@ -14,6 +14,7 @@ from typing import Any
 
 from ananke_client.errors import CancelledError, InvalidRequestError
 from ananke_server.engine.request import Command, GenerateRequest
+from ananke_server.heap import settle
 from ananke_server.logs import configure_logging
 from ananke_server.protection import usual_stacks
 from ananke_server.settings import load_settings
@@ -48,6 +49,7 @@ class TritonPythonModel:
         self._thread = threading.Thread(target=self._loop.run_forever, name="ananke-once", daemon=True)
         self._thread.start()
         self._relay = RelayClient(relay_path())
+        settle()
 
     def execute(self, requests: list[Any]) -> None:
         """Hand the requests over; a faulty one is answered here."""

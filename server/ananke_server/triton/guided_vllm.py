@@ -15,6 +15,7 @@ from ananke_client.errors import CancelledError
 from ananke_server.engine.request import Command, GenerateRequest
 from ananke_server.engine.timeline import Timeline
 from ananke_server.handover import Seal
+from ananke_server.heap import settle
 from ananke_server.logs import ContentLog, configure_logging
 from ananke_server.protection import usual_stacks
 from ananke_server.settings import load_settings
@@ -64,6 +65,7 @@ class TritonPythonModel:
         self._record = RequestRecord(self._metrics, start_tracing())
         self._relay = RelayServer(relay_path(), self._answer)
         self._on_loop(self._relay.start())
+        settle()
 
     def execute(self, requests: list[Any]) -> None:
         """Hand the requests over; a faulty one is answered here."""

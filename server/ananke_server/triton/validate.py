@@ -23,6 +23,7 @@ from ananke_server.constraints.cache import BoundedCache
 from ananke_server.constraints.service import make_compiler
 from ananke_server.fairness.lane import Lane
 from ananke_server.handover import Seal
+from ananke_server.heap import settle
 from ananke_server.logs import configure_logging
 from ananke_server.protection import usual_stacks
 from ananke_server.settings import load_settings
@@ -68,6 +69,7 @@ class TritonPythonModel:
         threading.Thread(target=self._loop.run_forever, name="ananke-validate-turns", daemon=True).start()
         self._metrics = ValidateMetrics(self._compiler, lambda: self._running)
         self._tracing = start_tracing()
+        settle()
 
     def execute(self, requests: list[Any]) -> list[Any] | None:
         """One response a request: returned where all answers are known, else sent when they are."""

@@ -9,7 +9,6 @@ Answers are kept for all clients: each process of a server's models asks for wha
 from __future__ import annotations
 
 import asyncio
-import gc
 import json
 import os
 import signal
@@ -32,6 +31,7 @@ from ananke_server.constraints.sandbox.options import SandboxOptions
 from ananke_server.constraints.sandbox.process import Answer, Death, WorkerProcess
 from ananke_server.constraints.sandbox.worker import COMPILED
 from ananke_server.fairness.lane import Lane
+from ananke_server.heap import settle
 from ananke_server.masking.tokenizer import TokenizerSource, tokenizer_source
 
 QUICK_SECONDS = 0.1
@@ -69,9 +69,7 @@ class Supervisor:
         self._alive: dict[int, WorkerProcess] = {}
         self._loop = asyncio.get_running_loop()
         self._loop.add_signal_handler(signal.SIGCHLD, self._reap)
-        # What workers inherit is not to be looked over by their collectors, which would copy its memory.
-        gc.collect()
-        gc.freeze()
+        settle()
         self._fill()
 
     async def compile(self, text: bytes, client: str) -> bytes:
