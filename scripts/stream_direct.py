@@ -7,6 +7,7 @@ import json
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import aclosing
+from functools import partial
 from typing import Any
 
 from stream_clients import Stream
@@ -16,6 +17,7 @@ from ananke_server.constraints import UNCONSTRAINED, CompiledConstraint
 from ananke_server.engine.engine import GuidedEngine
 from ananke_server.engine.request import Delta, GenerateRequest
 from ananke_server.handover import Seal
+from ananke_server.heap import settle
 from ananke_server.settings import load_settings
 
 _SECRET = b"of this process alone, never sent"
@@ -37,6 +39,7 @@ class Direct:
         engine = await GuidedEngine.start(load_settings(), seal)
         constraint = hard_constraint()
         compiled = await asyncio.to_thread(engine.compiler.compile, constraint)
+        settle()
         return cls(engine, compiled, seal.close(constraint, compiled))
 
     async def close(self) -> None:
@@ -49,7 +52,11 @@ class Direct:
 
     async def guided(self, requests: Sequence[Request]) -> list[Stream]:
         """Our guided engine, which the Triton model calls: all requests at once, to their ends."""
-        return await self._together(requests, self._guided)
+        return await self._together(requests, partial(self._guided, stream=True))
+
+    async def whole(self, requests: Sequence[Request]) -> list[Stream]:
+        """The same for requests that do not stream: each has all its tokens at its end."""
+        return await self._together(requests, partial(self._guided, stream=False))
 
     async def _together(self, requests: Sequence[Request], run: Callable[[Request, str], Awaitable[Stream]]) -> list[Stream]:
         # The last round's matchers are back in the pool by then.
@@ -76,8 +83,8 @@ class Direct:
                 _stamp(stream, len(response.outputs[0].token_ids))
         return stream
 
-    async def _guided(self, request: Request, request_id: str) -> Stream:
-        stream = Stream(time.perf_counter())
+    async def _guided(self, request: Request, request_id: str, *, stream: bool) -> Stream:
+        done = Stream(time.perf_counter())
         hard = request.kind == "hard"
         asked = GenerateRequest(
             request_id,
@@ -85,14 +92,14 @@ class Direct:
             constraint=hard_constraint() if hard else None,
             sealed=self._sealed if hard else None,
             sampling_parameters=json.dumps(request.sampling()),
-            stream=True,
+            stream=stream,
         )
 
         def emit(delta: Delta) -> None:
-            _stamp(stream, delta.tokens)
+            _stamp(done, delta.tokens)
 
         await self._engine.generate(asked, emit)
-        return stream
+        return done
 
 
 async def _of(stream: Awaitable[Stream]) -> Stream:

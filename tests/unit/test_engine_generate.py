@@ -7,7 +7,6 @@ import errno
 import json
 import threading
 import time
-from collections.abc import AsyncIterator
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -20,6 +19,9 @@ from provenance_support import Key
 from waiting import PATIENCE
 
 pytest.importorskip("vllm")
+
+from vllm.sampling_params import RequestOutputKind
+from vllm.v1.engine.output_processor import RequestOutputCollector
 
 from ananke_client import EngineStatus
 from ananke_client.errors import AnankeError, DeadEndError, DeadlineExceededError, OverloadedError, VerificationFailedError
@@ -79,6 +81,7 @@ class Script:
     errored: bool = False
     is_dead: bool = False
     slept: list[str] = field(default_factory=list)
+    under_way: dict[str, asyncio.Task[None]] = field(default_factory=dict)
 
     async def start(self) -> VllmEngine:
         crew: Any = self
@@ -104,20 +107,33 @@ class Script:
         outcome.set_result(Outcome(failure, "no token can follow" if failure else "", steps=3))
         return outcome
 
-    async def generate(self, prompt: Any, params: Any, request_id: str) -> AsyncIterator[Any]:
+    async def add_request(self, request_id: str, prompt: Any, params: Any) -> RequestOutputCollector:
         self.asked.append((request_id, params))
         answer = self.answers.pop(0)
         if isinstance(answer, Failure):
             number, _ = params.extra_args["ananke"]
             self.failures[number] = answer
             answer = ""
-        tokens = [*model_tokenizer(str(SMALL_MODEL)).tokenize_str(answer), EOS]
-        middle = len(answer) // 2
+        collector = RequestOutputCollector(params.output_kind, request_id)
+        self.under_way[request_id] = asyncio.create_task(self._answer(collector, answer, len(self.asked)))
+        return collector
+
+    async def abort(self, request_id: str) -> None:
+        self.under_way.pop(request_id).cancel()
+
+    async def _answer(self, collector: RequestOutputCollector, answer: str, number: int) -> None:
         await asyncio.sleep(self.pause)
-        for text, ids, reason in ((answer[:middle], tokens[:-1], None), (answer[middle:], [EOS], self.finish_reason)):
-            output = {"text": text, "token_ids": ids, "logprobs": None, "cumulative_logprob": -float(len(self.asked))}
-            ending = {"finish_reason": reason, "stop_reason": self.stop_reason if reason else None}
-            yield SimpleNamespace(outputs=[SimpleNamespace(**output, **ending)], metrics=SimpleNamespace(scheduled_ts=time.monotonic()))
+        tokens = model_tokenizer(str(SMALL_MODEL)).tokenize_str(answer)
+        middle = len(answer) // 2
+        pieces = [(answer[:middle], tokens, None), (answer[middle:], [EOS], self.finish_reason)]
+        if not collector.aggregate:
+            pieces = [(answer, [*tokens, EOS], self.finish_reason)]
+        metrics: Any = SimpleNamespace(scheduled_ts=time.monotonic(), first_token_ts=time.monotonic())
+        for text, ids, reason in pieces:
+            output: Any = {"text": text, "token_ids": ids, "logprobs": None, "cumulative_logprob": -float(number)}
+            output |= {"finish_reason": reason, "stop_reason": self.stop_reason if reason else None}
+            response: Any = SimpleNamespace(outputs=[SimpleNamespace(**output)], metrics=metrics, finished=reason is not None)
+            collector.put(response)
 
 
 def predicate_of(result: GenerateResult) -> dict[str, Any]:
@@ -197,6 +213,18 @@ def test_a_verified_output_that_passes_at_once_is_buffered_too() -> None:
     assert [delta.text for delta in emitted] == ["[1,2]"]
     assert result.metrics["verification"]["attempts"] == 1
     assert predicate_of(result)["sampling_parameters"]["seed"] == 11
+
+
+@pytest.mark.parametrize(
+    ("guarantee", "stream", "pieces"), [("exact", True, ["[1", ",2]"]), ("exact", False, ["[1,2]"]), ("verified", True, ["[1,2]"])]
+)
+def test_vllm_is_asked_for_pieces_where_they_leave_at_once(guarantee: str, stream: bool, pieces: list[str]) -> None:
+    script = Script(["[1,2]"])
+    result, emitted = answered(script, request(guarantee=guarantee, stream=stream))
+    assert [delta.text for delta in emitted] == pieces
+    [(_, params)] = script.asked
+    assert params.output_kind is (RequestOutputKind.DELTA if len(pieces) > 1 else RequestOutputKind.FINAL_ONLY)
+    assert 0 < result.metrics["timing_ms"]["first_token"] <= result.metrics["timing_ms"]["total"]
 
 
 @pytest.mark.parametrize("bound", [1, 3])

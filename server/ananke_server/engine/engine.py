@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from contextlib import AsyncExitStack, aclosing
+from contextlib import AsyncExitStack
 from typing import Any
 
 from vllm import SamplingParams, TokensPrompt
 from vllm.exceptions import VLLMClientError, VLLMValidationError
-from vllm.outputs import CompletionOutput
+from vllm.outputs import CompletionOutput, RequestOutput
+from vllm.sampling_params import RequestOutputKind
 from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
 
 from ananke_client.errors import (
@@ -25,6 +26,7 @@ from ananke_server.constraints.service import make_compiler
 from ananke_server.engine.attempts import Attempt, verification, verified_attempt
 from ananke_server.engine.figures import EngineFigures
 from ananke_server.engine.life import EngineLife, EngineState, Rest
+from ananke_server.engine.outputs import generate
 from ananke_server.engine.prompt import PromptEncoder, require_size
 from ananke_server.engine.request import Delta, Emit, GenerateRequest, GenerateResult
 from ananke_server.engine.sampling import sampling_params
@@ -182,6 +184,9 @@ class GuidedEngine:
         params = sampling_params(
             request.sampling_parameters, self.settings, constrained=constrained, context_left=self._context - len(prompt)
         )
+        is_verified = compiled.report.guarantee == "verified"
+        # Whoever gets the whole text at the end costs the event loop nothing until then.
+        params.output_kind = RequestOutputKind.DELTA if request.stream and not is_verified else RequestOutputKind.FINAL_ONLY
         echo = _echoed_prompt(request, constrained)
         if echo:
             emit(Delta(echo, 0))
@@ -195,7 +200,7 @@ class GuidedEngine:
             ):
                 stay.over()
                 timeline.admit()
-                last = await _stream(engine, request_id, prompt, tried, pass_on, timeline)
+                last = await _run(engine, request_id, prompt, tried, pass_on, timeline)
                 timeline.finish()
                 outcome = None if hold is None else await hold.finish()
             finished = (request.constraint, compiled, timeline.text, timeline.token_ids, last)
@@ -203,7 +208,7 @@ class GuidedEngine:
             return Attempt(tried, last, outcome, verdict, first_seed=params.seed)
 
         metrics: dict[str, Any] = {}
-        if compiled.report.guarantee == "verified":
+        if is_verified:
             attempt = await verified_attempt(sample, params, bound=self.settings.verify_attempts, emit=emit, timeline=timeline)
             metrics["verification"] = verification(attempt, timeline)
         else:
@@ -237,20 +242,24 @@ class GuidedEngine:
         return compiled
 
 
-async def _stream(
+async def _run(
     engine: VllmEngine, request_id: str, prompt: list[int], params: SamplingParams, emit: Emit, timeline: Timeline
 ) -> CompletionOutput:
     """Generate to the end; returns vLLM's last output."""
-    output = None
-    # Closed at once whatever happens, so that vLLM has the request's end before the workers let go of its guide.
-    async with aclosing(engine.llm.generate(TokensPrompt(prompt_token_ids=prompt), params, request_id)) as responses:
-        async for response in responses:
-            output = response.outputs[0]
-            delta = Delta(output.text, len(output.token_ids), _logprobs(output.logprobs))
-            timeline.add(delta, output.token_ids, response.metrics)
-            emit(delta)
-    assert output is not None
-    return output
+    last: CompletionOutput | None = None
+    at_once = params.output_kind is RequestOutputKind.FINAL_ONLY
+
+    def take(response: RequestOutput) -> None:
+        nonlocal last
+        last = response.outputs[0]
+        delta = Delta(last.text, len(last.token_ids), _logprobs(last.logprobs))
+        stats = response.metrics
+        timeline.add(delta, last.token_ids, stats, stats.first_token_ts if at_once else time.monotonic())
+        emit(delta)
+
+    await generate(engine.llm, TokensPrompt(prompt_token_ids=prompt), params, request_id, take)
+    assert last is not None
+    return last
 
 
 def _translated(fault: Exception) -> AnankeError:

@@ -10,7 +10,6 @@ from typing import Any
 import msgspec
 from vllm import SamplingParams
 from vllm.exceptions import VLLMClientError
-from vllm.sampling_params import RequestOutputKind
 
 from ananke_client.errors import InvalidRequestError
 from ananke_server.repeats import repeated_key
@@ -67,11 +66,9 @@ def sampling_params(text: str | None, settings: Settings, *, constrained: bool, 
     }
     values = defaults | {name: value for name, value in given.items() if value is not None}
     try:
-        params = msgspec.convert(values, SamplingParams, str_keys=True)
+        return msgspec.convert(values, SamplingParams, str_keys=True)
     except (msgspec.ValidationError, VLLMClientError, ValueError, TypeError, OverflowError) as fault:
         raise InvalidRequestError(f"sampling_parameters: {fault}") from None
-    params.output_kind = RequestOutputKind.DELTA
-    return params
 
 
 def _load(text: str | None) -> dict[str, Any]:
