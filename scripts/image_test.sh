@@ -108,7 +108,7 @@ build_image() {
     rm -rf "$context" && mkdir -p "$context/.ananke/keys" "$context/client/__pycache__"
     git ls-files -z --cached --others --exclude-standard | tar --null --files-from=- --create | tar --extract --directory "$context"
     echo canary-of-the-context | tee "$context/.env" "$context/.ananke/keys/signing.pem" >"$context/client/__pycache__/canary"
-    port=$(.venv/bin/python -c 'from ananke_server.launch import free_ports; print(*free_ports(1))')
+    port=$(.venv/bin/python -c 'from ananke_server.ports import free_ports; print(*free_ports(1))')
     .venv/bin/python -m http.server --bind 127.0.0.1 --directory "$WHEELS" "$port" >/dev/null 2>&1 &
     wheel_server=$!
     printf '[global]\nno-index = true\nfind-links = http://127.0.0.1:%s/?token=canary-of-the-secret\n' "$port" >"$WORK/pip.conf"

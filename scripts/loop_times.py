@@ -4,7 +4,7 @@
 
 A tiny shape with random weights writes 60 tokens for each of 64 requests that come together; the sides take turns. What counts is
 the processor time of the loop's thread, from the requests to their ends: reading and checking a request is in it, and so is attesting
-its output. An engine that is faster than the loop waits for it, and so do all streams.
+its output. Where the engine is faster than the loop, all streams wait for the loop.
 """
 
 from __future__ import annotations

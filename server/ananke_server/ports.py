@@ -23,11 +23,13 @@ def free_ports(count: int, host: str = "127.0.0.1") -> list[int]:
     ours, kernels = range(FIRST_UNPRIVILEGED_PORT, border), range(border, PORTS_END)
     chance, ports = random.Random(), list[int]()
     for port in chain(chance.sample(ours, len(ours)), chance.sample(kernels, len(kernels))):
+        if len(ports) == count:
+            break
         if listening_fault(host, port) is None:
             ports.append(port)
-        if len(ports) == count:
-            return ports
-    raise OSError(errno.EADDRNOTAVAIL, f"only {len(ports)} of {count} ports are free on {host}")
+    if len(ports) < count:
+        raise OSError(errno.EADDRNOTAVAIL, f"only {len(ports)} of {count} ports are free on {host}")
+    return ports
 
 
 def first_ephemeral_port() -> int:

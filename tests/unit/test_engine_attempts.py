@@ -46,7 +46,7 @@ class Engine:
         self.timeline.admit()
         for token in (2 * number, 2 * number + 1):
             delta = Delta(f"{token};", 1, [{str(token): {"logprob": -1.0}}])
-            self.timeline.add(delta, [token], SimpleNamespace(scheduled_ts=1.0), 1.0)  # type: ignore[arg-type]
+            self.timeline.add(delta, [token], SimpleNamespace(scheduled_ts=1.0), first_token_at=1.0)  # type: ignore[arg-type]
             emit(delta)
         ending = self.endings.pop(0)
         if isinstance(ending, Exception):

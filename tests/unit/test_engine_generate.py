@@ -122,13 +122,13 @@ class Script:
         self.under_way.pop(request_id).cancel()
 
     async def _answer(self, collector: RequestOutputCollector, answer: str, number: int) -> None:
+        metrics: Any = SimpleNamespace(scheduled_ts=time.monotonic(), first_token_ts=time.monotonic())
         await asyncio.sleep(self.pause)
         tokens = model_tokenizer(str(SMALL_MODEL)).tokenize_str(answer)
         middle = len(answer) // 2
         pieces = [(answer[:middle], tokens, None), (answer[middle:], [EOS], self.finish_reason)]
         if not collector.aggregate:
             pieces = [(answer, [*tokens, EOS], self.finish_reason)]
-        metrics: Any = SimpleNamespace(scheduled_ts=time.monotonic(), first_token_ts=time.monotonic())
         for text, ids, reason in pieces:
             output: Any = {"text": text, "token_ids": ids, "logprobs": None, "cumulative_logprob": -float(number)}
             output |= {"finish_reason": reason, "stop_reason": self.stop_reason if reason else None}
@@ -216,15 +216,20 @@ def test_a_verified_output_that_passes_at_once_is_buffered_too() -> None:
 
 
 @pytest.mark.parametrize(
-    ("guarantee", "stream", "pieces"), [("exact", True, ["[1", ",2]"]), ("exact", False, ["[1,2]"]), ("verified", True, ["[1,2]"])]
+    ("guarantee", "stream", "logprobs", "in_pieces"),
+    [("exact", True, None, True), ("exact", False, None, False), ("verified", True, None, False), ("exact", False, 2, True)],
 )
-def test_vllm_is_asked_for_pieces_where_they_leave_at_once(guarantee: str, stream: bool, pieces: list[str]) -> None:
-    script = Script(["[1,2]"])
-    result, emitted = answered(script, request(guarantee=guarantee, stream=stream))
-    assert [delta.text for delta in emitted] == pieces
+def test_vllm_is_asked_for_pieces_where_they_leave_at_once(guarantee: str, stream: bool, logprobs: int | None, in_pieces: bool) -> None:
+    script = Script(["[1,2]"], pause=0.2)
+    result, emitted = answered(script, request(guarantee=guarantee, stream=stream, parameters={"logprobs": logprobs}))
+    assert [delta.text for delta in emitted] == (["[1", ",2]"] if in_pieces else ["[1,2]"])
     [(_, params)] = script.asked
-    assert params.output_kind is (RequestOutputKind.DELTA if len(pieces) > 1 else RequestOutputKind.FINAL_ONLY)
-    assert 0 < result.metrics["timing_ms"]["first_token"] <= result.metrics["timing_ms"]["total"]
+    assert params.output_kind is (RequestOutputKind.DELTA if in_pieces else RequestOutputKind.FINAL_ONLY)
+    timing = result.metrics["timing_ms"]
+    if in_pieces:
+        assert timing["first_token"] - timing["admitted"] >= 200, "when it is there"
+    else:
+        assert timing["first_token"] - timing["admitted"] < 150, "when the engine had it"
 
 
 @pytest.mark.parametrize("bound", [1, 3])

@@ -23,6 +23,7 @@ from ananke_server.engine.outputs import generate
 from ananke_server.launch import DEFAULT_MODEL
 
 pytestmark = pytest.mark.skipif(not DEFAULT_MODEL.is_dir(), reason="the small model has not been made")
+TOKENS = [504, 253, 29, 2031, 198]
 STREAM, WHOLE = RequestOutputKind.DELTA, RequestOutputKind.FINAL_ONLY
 
 
@@ -32,7 +33,7 @@ class Llm:
     def __init__(self) -> None:
         from transformers import AutoTokenizer
 
-        self._processor = OutputProcessor(AutoTokenizer.from_pretrained(DEFAULT_MODEL), log_stats=True)
+        self.output_processor = OutputProcessor(AutoTokenizer.from_pretrained(DEFAULT_MODEL), log_stats=True)
         self.aborted: list[str] = []
         self.fault: Exception | None = None
         self.early: list[int] = []
@@ -44,21 +45,21 @@ class Llm:
         collector = RequestOutputCollector(params.output_kind, request_id)
         request = EngineCoreRequest(request_id, prompt["prompt_token_ids"], None, params, None, time.time(), None, None, None)
         request.external_req_id = request_id
-        self._processor.add_request(request, None, None, 0, collector)
+        self.output_processor.add_request(request, None, None, 0, collector)
         for token in self.early:
             self.sample(request_id, token)
         await asyncio.sleep(0)
         return collector
 
     async def abort(self, request_id: str) -> None:
-        self.aborted += self._processor.abort_requests([request_id], internal=False)
+        self.aborted += self.output_processor.abort_requests([request_id], internal=False)
 
     def sample(self, request_id: str, token: int, *, last: bool = False) -> None:
         output = EngineCoreOutput(request_id, [token], finish_reason=FinishReason.LENGTH if last else None)
-        self._processor.process_outputs([output], time.monotonic(), IterationStats())
+        self.output_processor.process_outputs([output], time.monotonic(), IterationStats())
 
     def fail(self, fault: Exception) -> None:
-        self._processor.propagate_error(fault)
+        self.output_processor.propagate_error(fault)
 
 
 class Taken:
@@ -76,8 +77,10 @@ class Taken:
         self.reasons.append(output.finish_reason)
 
 
-def start(llm: Llm, take: Callable[[Any], None], kind: RequestOutputKind, request_id: str = "r") -> asyncio.Task[None]:
-    params = SamplingParams(max_tokens=9, output_kind=kind)
+def start(
+    llm: Llm, take: Callable[[Any], None], kind: RequestOutputKind, request_id: str = "r", stop: str | None = None
+) -> asyncio.Task[None]:
+    params = SamplingParams(max_tokens=9, output_kind=kind, stop=stop)
     return asyncio.create_task(generate(llm, TokensPrompt(prompt_token_ids=[1, 2]), params, request_id, take))
 
 
@@ -111,16 +114,19 @@ def test_a_stream_has_each_token_before_its_task_runs_again() -> None:
     run(scenario)
 
 
-def test_the_whole_comes_at_the_end_and_is_what_a_stream_is() -> None:
+@pytest.mark.parametrize("stop", [None, "-="])
+def test_the_whole_comes_at_the_end_and_is_what_a_stream_is(stop: str | None) -> None:
     async def scenario() -> None:
         llm, whole, stream = Llm(), Taken(), Taken()
-        tasks = [start(llm, whole, WHOLE, "w"), start(llm, stream, STREAM, "s")]
+        tasks = [start(llm, whole, WHOLE, "w", stop), start(llm, stream, STREAM, "s", stop)]
         await begun()
-        for token in (504, 253, 29, 253, 198):
+        for token in TOKENS:
             for request_id in "ws":
-                llm.sample(request_id, token, last=token == 198)
+                llm.sample(request_id, token, last=token == TOKENS[-1])
         await asyncio.gather(*tasks)
         assert len(whole.tokens) == 1
+        assert (stop is None) == (len(whole.tokens[0]) == len(TOKENS))
+        assert whole.reasons[-1] == stream.reasons[-1] == ("length" if stop is None else "stop")
         assert whole.tokens[0] == [token for piece in stream.tokens for token in piece]
         assert whole.text == stream.text
 
@@ -140,19 +146,24 @@ def test_what_came_while_the_request_was_on_its_way_is_not_lost() -> None:
     run(scenario)
 
 
-@pytest.mark.parametrize(("kind", "tokens"), [(STREAM, [[504], [253], []]), (WHOLE, [[504, 253]])])
-def test_a_request_that_is_cancelled_is_aborted_and_counted(kind: RequestOutputKind, tokens: list[list[int]]) -> None:
+@pytest.mark.parametrize("stop", [None, "a longer stop string"])
+@pytest.mark.parametrize(("kind", "tokens"), [(STREAM, [[504], [253]]), (WHOLE, [[504, 253]])])
+def test_a_request_that_is_cancelled_is_aborted_and_counted(kind: RequestOutputKind, tokens: list[list[int]], stop: str | None) -> None:
     async def scenario() -> None:
         llm, taken = Llm(), Taken()
-        task = start(llm, taken, kind)
+        task = start(llm, taken, kind, stop=stop)
         await begun()
         llm.sample("r", 504)
         llm.sample("r", 253)
+        text = taken.text
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
         assert llm.aborted == ["r"]
-        assert (taken.tokens, taken.reasons[-1]) == (tokens, "abort")
+        assert taken.tokens == tokens
+        if kind is STREAM:
+            assert taken.text == text, "what was held back for a stop string does not come after all"
+        assert not llm.output_processor.request_states
 
     run(scenario)
 
@@ -171,15 +182,19 @@ def test_a_request_that_is_cancelled_on_its_way_is_aborted() -> None:
 
 
 def test_a_fault_of_who_takes_ends_that_request_alone() -> None:
-    def refuse(_: Any) -> None:
+    refused: list[Any] = []
+
+    def refuse(response: Any) -> None:
+        refused.append(response)
         raise ZeroDivisionError("taken badly")
 
     async def scenario() -> None:
         llm, taken = Llm(), Taken()
         bad, good = start(llm, refuse, STREAM, "bad"), start(llm, taken, STREAM, "good")
         await begun()
-        for request_id in ("bad", "good"):
+        for request_id in ("bad", "good", "bad"):
             llm.sample(request_id, 504)
+        assert len(refused) == 1, "after a piece that is missing nothing leaves"
         with pytest.raises(ZeroDivisionError, match="taken badly"):
             await bad
         assert llm.aborted == ["bad"]
@@ -194,16 +209,22 @@ def test_a_fault_of_who_takes_ends_that_request_alone() -> None:
     ("fault", "raised", "aborted"),
     [(EngineDeadError(), EngineDeadError, []), (ValueError("in vLLM's own loop"), EngineGenerateError, ["r"])],
 )
-def test_faults_of_vllm_end_the_request(fault: Exception, raised: type[Exception], aborted: list[str]) -> None:
+@pytest.mark.parametrize("kind", [STREAM, WHOLE])
+def test_faults_of_vllm_end_the_request(fault: Exception, raised: type[Exception], aborted: list[str], kind: RequestOutputKind) -> None:
     async def scenario() -> None:
-        llm = Llm()
-        task = start(llm, Taken(), WHOLE)
+        llm, taken = Llm(), Taken()
+        task = start(llm, taken, kind)
         await begun()
+        llm.sample("r", 504)
+        llm.sample("r", 253)
         llm.fail(fault)
         with pytest.raises(raised) as caught:
             await task
         assert fault in (caught.value, caught.value.__cause__)
+        assert str(fault) in str(caught.value)
         assert llm.aborted == aborted
+        assert [token for piece in taken.tokens for token in piece] == [504, 253], "counted all the same"
+        assert not llm.output_processor.request_states
 
     run(scenario)
 

@@ -185,8 +185,8 @@ class GuidedEngine:
             request.sampling_parameters, self.settings, constrained=constrained, context_left=self._context - len(prompt)
         )
         is_verified = compiled.report.guarantee == "verified"
-        # Whoever gets the whole text at the end costs the event loop nothing until then.
-        params.output_kind = RequestOutputKind.DELTA if request.stream and not is_verified else RequestOutputKind.FINAL_ONLY
+        if not _comes_in_pieces(params, leaves_in_pieces=request.stream and not is_verified):
+            params.output_kind = RequestOutputKind.FINAL_ONLY
         echo = _echoed_prompt(request, constrained)
         if echo:
             emit(Delta(echo, 0))
@@ -247,14 +247,14 @@ async def _run(
 ) -> CompletionOutput:
     """Generate to the end; returns vLLM's last output."""
     last: CompletionOutput | None = None
-    at_once = params.output_kind is RequestOutputKind.FINAL_ONLY
+    is_whole = params.output_kind is RequestOutputKind.FINAL_ONLY
 
     def take(response: RequestOutput) -> None:
         nonlocal last
         last = response.outputs[0]
         delta = Delta(last.text, len(last.token_ids), _logprobs(last.logprobs))
         stats = response.metrics
-        timeline.add(delta, last.token_ids, stats, stats.first_token_ts if at_once else time.monotonic())
+        timeline.add(delta, last.token_ids, stats, first_token_at=stats.first_token_ts if is_whole else time.monotonic())
         emit(delta)
 
     await generate(engine.llm, TokensPrompt(prompt_token_ids=prompt), params, request_id, take)
@@ -262,12 +262,20 @@ async def _run(
     return last
 
 
+def _comes_in_pieces(params: SamplingParams, *, leaves_in_pieces: bool) -> bool:
+    """Whether vLLM is asked for an output for each step; one at the end costs the event loop nothing until then.
+
+    Log-probabilities are never asked for at once: reading those of a long output would hold up all streams.
+    """
+    return leaves_in_pieces or params.logprobs is not None
+
+
 def _translated(fault: Exception) -> AnankeError:
     if isinstance(fault, VLLMValidationError):
         return InvalidRequestError(str(fault))
     if isinstance(fault, EngineDeadError):
         return EngineUnavailableError("the engine has died; it is started again")
-    return EngineUnavailableError(f"the engine did not take the request: {fault}")
+    return EngineUnavailableError(f"the engine failed in this request: {fault}")
 
 
 def _echoed_prompt(request: GenerateRequest, constrained: bool) -> str:

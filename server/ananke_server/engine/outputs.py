@@ -23,8 +23,8 @@ Take = Callable[["RequestOutput"], None]
 async def generate(llm: Any, prompt: TokensPrompt, params: SamplingParams, request_id: str, take: Take) -> None:
     """Hand each of a request's outputs to ``take`` as soon as vLLM has made it; returns after the last.
 
-    Where this ends in another way, vLLM has been told to drop the request. Of one that is cancelled ``take`` gets a last output
-    with the finish reason ``abort``: all that was generated where ``params`` ask for one output at the end, else nothing new.
+    Where this ends in another way, vLLM has dropped the request. Where ``params`` ask for one output at the end, ``take`` then gets what
+    had been generated, with the finish reason ``abort``.
 
     Args:
         llm: an ``AsyncLLM``, on whose event loop this runs.
@@ -37,7 +37,11 @@ async def generate(llm: Any, prompt: TokensPrompt, params: SamplingParams, reque
     """
     try:
         await _Outputs(await _accepted(llm, prompt, params, request_id), take).end
-    except (EngineDeadError, VLLMClientError):
+    except VLLMClientError:
+        raise
+    except EngineDeadError:
+        # Its own half alone: nobody is there to be told, or soon will not be.
+        llm.output_processor.abort_requests([request_id], internal=False)
         raise
     except BaseException:
         await llm.abort(request_id)
@@ -51,7 +55,7 @@ async def _accepted(llm: Any, prompt: TokensPrompt, params: SamplingParams, requ
     except (EngineDeadError, VLLMClientError):
         raise
     except Exception as fault:
-        raise EngineGenerateError() from fault
+        raise _generate_error(fault) from fault
 
 
 class _Outputs:
@@ -74,9 +78,13 @@ class _Outputs:
         if isinstance(output, Exception):
             self._fail(output if isinstance(output, EngineDeadError) else _generate_error(output))
             return
+        [completion] = output.outputs
+        if completion.finish_reason == "abort" and not completion.token_ids:
+            return  # text at most that was held back for a stop string
         try:
             self._take(output)
         except Exception as fault:
+            self._take = _leave
             self._fail(fault)
         else:
             if output.finished and not self.end.done():
@@ -87,7 +95,11 @@ class _Outputs:
             self.end.set_exception(fault)
 
 
+def _leave(_: RequestOutput) -> None:
+    """What comes after a piece that was not taken."""
+
+
 def _generate_error(cause: Exception) -> EngineGenerateError:
-    error = EngineGenerateError()
+    error = EngineGenerateError(f"{type(cause).__name__}: {cause}")
     error.__cause__ = cause
     return error

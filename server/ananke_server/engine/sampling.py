@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 from vllm import SamplingParams
 from vllm.exceptions import VLLMClientError
+from vllm.sampling_params import RequestOutputKind
 
 from ananke_client.errors import InvalidRequestError
 from ananke_server.repeats import repeated_key
@@ -66,9 +67,11 @@ def sampling_params(text: str | None, settings: Settings, *, constrained: bool, 
     }
     values = defaults | {name: value for name, value in given.items() if value is not None}
     try:
-        return msgspec.convert(values, SamplingParams, str_keys=True)
+        params = msgspec.convert(values, SamplingParams, str_keys=True)
     except (msgspec.ValidationError, VLLMClientError, ValueError, TypeError, OverflowError) as fault:
         raise InvalidRequestError(f"sampling_parameters: {fault}") from None
+    params.output_kind = RequestOutputKind.DELTA
+    return params
 
 
 def _load(text: str | None) -> dict[str, Any]:

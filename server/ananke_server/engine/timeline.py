@@ -83,10 +83,10 @@ class Timeline:
         self.kind = report.kind or ("none" if report.accepted else self.kind)
         self.guarantee = report.guarantee
 
-    def add(self, delta: Delta, token_ids: Sequence[int], stats: RequestStateStats, first: float) -> None:
-        """The engine has generated tokens, of which the first came at ``first``; its ``stats`` of the request are by the same clock."""
+    def add(self, delta: Delta, token_ids: Sequence[int], stats: RequestStateStats, *, first_token_at: float) -> None:
+        """The engine has generated tokens; its ``stats`` of the request are by the same clock, and so is the first one's moment."""
         if token_ids and self.first_token is None:
-            self.first_token = self.runs[-1].first_token = first
+            self.first_token = self.runs[-1].first_token = first_token_at
             self.runs[-1].scheduled = stats.scheduled_ts
         self.token_ids.extend(token_ids)
         self.pieces.append(delta.text)

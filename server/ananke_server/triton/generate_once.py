@@ -73,6 +73,7 @@ class TritonPythonModel:
         self._pipe.close()
         self._refused.close()
         # What cycles still hold of Triton's has to go before its shared memory does.
+        gc.unfreeze()
         gc.collect()
 
     async def _answer(self, request: GenerateRequest, responses: Responses) -> None:

@@ -61,7 +61,12 @@ GUIDED_FAMILIES = COMPILE_FAMILIES | REQUEST_FAMILIES | {
     QUEUE: Family(
         "Seconds from a request's arrival in the model to its first step in the engine's batch", "histogram", buckets=_SECONDS
     ),
-    FIRST_TOKEN: Family("Seconds from a request's arrival in the model to the first token of its answer", "histogram", buckets=_SECONDS),
+    FIRST_TOKEN: Family(
+        "Seconds from a request's arrival in the model to the first token of its answer: when its text is there where it streams, "
+        "else when the engine had it",
+        "histogram",
+        buckets=_SECONDS,
+    ),
     PER_TOKEN: Family("Seconds a token after the first, observed once for each request of two tokens or more", "histogram", buckets=_PACE),
     WHOLE: Family("Seconds from a request's arrival in the model to its last token", "histogram", buckets=_SECONDS),
     MASK_STEPS: Family("Masks applied, one for each token of a constrained request"),

@@ -94,6 +94,7 @@ class TritonPythonModel:
         self._metrics.close()
         self._record.close()
         # What cycles still hold of Triton's has to go before its shared memory does.
+        gc.unfreeze()
         gc.collect()
         Seal.forget()
 
