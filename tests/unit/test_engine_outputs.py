@@ -55,7 +55,13 @@ class Llm:
         self.aborted += self.output_processor.abort_requests([request_id], internal=False)
 
     def sample(self, request_id: str, token: int, *, last: bool = False) -> None:
-        output = EngineCoreOutput(request_id, [token], finish_reason=FinishReason.LENGTH if last else None)
+        self._send(EngineCoreOutput(request_id, [token], finish_reason=FinishReason.LENGTH if last else None))
+
+    def drop(self, request_id: str) -> None:
+        """The engine ends a request of its own accord."""
+        self._send(EngineCoreOutput(request_id, [], finish_reason=FinishReason.ABORT))
+
+    def _send(self, output: EngineCoreOutput) -> None:
         self.output_processor.process_outputs([output], time.monotonic(), IterationStats())
 
     def fail(self, fault: Exception) -> None:
@@ -164,6 +170,21 @@ def test_a_request_that_is_cancelled_is_aborted_and_counted(kind: RequestOutputK
         if kind is STREAM:
             assert taken.text == text, "what was held back for a stop string does not come after all"
         assert not llm.output_processor.request_states
+
+    run(scenario)
+
+
+@pytest.mark.parametrize(("kind", "tokens"), [(STREAM, [[504], []]), (WHOLE, [[504]])])
+def test_a_request_that_the_engine_drops_ends(kind: RequestOutputKind, tokens: list[list[int]]) -> None:
+    async def scenario() -> None:
+        llm, taken = Llm(), Taken()
+        task = start(llm, taken, kind)
+        await begun()
+        llm.sample("r", 504)
+        llm.drop("r")
+        await task
+        assert (taken.tokens, taken.reasons[-1]) == (tokens, "abort")
+        assert llm.aborted == []
 
     run(scenario)
 

@@ -78,9 +78,8 @@ class _Outputs:
         if isinstance(output, Exception):
             self._fail(output if isinstance(output, EngineDeadError) else _generate_error(output))
             return
-        [completion] = output.outputs
-        if completion.finish_reason == "abort" and not completion.token_ids:
-            return  # text at most that was held back for a stop string
+        if self.end.done() and not output.outputs[0].token_ids:
+            return  # aborted by us; text that was held back for a stop string does not come after all
         try:
             self._take(output)
         except Exception as fault:
