@@ -49,7 +49,7 @@ def main() -> int:
     }
     times = asyncio.run(_measured(arguments, Prompts(model)))
     points = [{"kind": kind, "side": side, "loop_us_token": percentiles(rounds)} for (kind, side), rounds in times.items()]
-    print_table(["requests", "side", "loop us/token", "of vLLM's"], [_row(point, points) for point in points])
+    print_table(["requests", "side", "loop us/token", "of vLLM's stream"], [_row(point, points) for point in points])
     if arguments.json:
         about = {"streams": arguments.streams, "tokens": arguments.tokens, "rounds": arguments.rounds}
         write_json(arguments.json, about | {"points": points})
@@ -61,7 +61,12 @@ async def _measured(arguments: argparse.Namespace, prompts: Prompts) -> Times:
     from stream_direct import Direct
 
     direct = await Direct.start()
-    sides: dict[str, Run] = {"vLLM called directly": direct.engine, "guided, streaming": direct.guided, "guided, at once": direct.whole}
+    sides: dict[str, Run] = {
+        "vLLM, streaming": direct.engine,
+        "guided, streaming": direct.guided,
+        "vLLM, at once": direct.engine_whole,
+        "guided, at once": direct.guided_whole,
+    }
     times: Times = {(kind, side): [] for kind in KINDS for side in sides}
     try:
         for number in range(1 + arguments.rounds):

@@ -48,13 +48,17 @@ class Direct:
 
     async def engine(self, requests: Sequence[Request]) -> list[Stream]:
         """vLLM's AsyncLLM: all requests at once, to their ends."""
-        return await self._together(requests, self._vllm)
+        return await self._together(requests, partial(self._vllm, stream=True))
+
+    async def engine_whole(self, requests: Sequence[Request]) -> list[Stream]:
+        """The same for requests that do not stream: each has all its tokens at its end."""
+        return await self._together(requests, partial(self._vllm, stream=False))
 
     async def guided(self, requests: Sequence[Request]) -> list[Stream]:
         """Our guided engine, which the Triton model calls: all requests at once, to their ends."""
         return await self._together(requests, partial(self._guided, stream=True))
 
-    async def whole(self, requests: Sequence[Request]) -> list[Stream]:
+    async def guided_whole(self, requests: Sequence[Request]) -> list[Stream]:
         """The same for requests that do not stream: each has all its tokens at its end."""
         return await self._together(requests, partial(self._guided, stream=False))
 
@@ -66,12 +70,13 @@ class Direct:
             tasks = [group.create_task(_of(run(one, f"direct-{self._number}-{index}"))) for index, one in enumerate(requests)]
         return [task.result() for task in tasks]
 
-    async def _vllm(self, request: Request, request_id: str) -> Stream:
+    async def _vllm(self, request: Request, request_id: str, *, stream: bool) -> Stream:
         from vllm import SamplingParams, TokensPrompt
         from vllm.sampling_params import RequestOutputKind
 
-        stream = Stream(time.perf_counter())
-        params = SamplingParams(**request.sampling(), output_kind=RequestOutputKind.DELTA)
+        done = Stream(time.perf_counter())
+        kind = RequestOutputKind.DELTA if stream else RequestOutputKind.FINAL_ONLY
+        params = SamplingParams(**request.sampling(), output_kind=kind)
         compiled = self._compiled if request.kind == "hard" else UNCONSTRAINED
         prompt = TokensPrompt(prompt_token_ids=request.prompt_tokens)
         async with (
@@ -80,8 +85,8 @@ class Direct:
             aclosing(engine.llm.generate(prompt, params, request_id)) as responses,
         ):
             async for response in responses:
-                _stamp(stream, len(response.outputs[0].token_ids))
-        return stream
+                _stamp(done, len(response.outputs[0].token_ids))
+        return done
 
     async def _guided(self, request: Request, request_id: str, *, stream: bool) -> Stream:
         done = Stream(time.perf_counter())
