@@ -15,6 +15,7 @@ import os
 import sys
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -64,8 +65,8 @@ async def _measured(arguments: argparse.Namespace, prompts: Prompts) -> Times:
     sides: dict[str, Run] = {
         "vLLM, streaming": direct.engine,
         "guided, streaming": direct.guided,
-        "vLLM, at once": direct.engine_whole,
-        "guided, at once": direct.guided_whole,
+        "vLLM, at once": partial(direct.engine, stream=False),
+        "guided, at once": partial(direct.guided, stream=False),
     }
     times: Times = {(kind, side): [] for kind in KINDS for side in sides}
     try:

@@ -46,21 +46,13 @@ class Direct:
         """End the engine."""
         await self._engine.shutdown()
 
-    async def engine(self, requests: Sequence[Request]) -> list[Stream]:
-        """vLLM's AsyncLLM: all requests at once, to their ends."""
-        return await self._together(requests, partial(self._vllm, stream=True))
+    async def engine(self, requests: Sequence[Request], *, stream: bool = True) -> list[Stream]:
+        """vLLM's AsyncLLM: all requests at once, to their ends; those that do not stream have all their tokens there."""
+        return await self._together(requests, partial(self._vllm, stream=stream))
 
-    async def engine_whole(self, requests: Sequence[Request]) -> list[Stream]:
-        """The same for requests that do not stream: each has all its tokens at its end."""
-        return await self._together(requests, partial(self._vllm, stream=False))
-
-    async def guided(self, requests: Sequence[Request]) -> list[Stream]:
-        """Our guided engine, which the Triton model calls: all requests at once, to their ends."""
-        return await self._together(requests, partial(self._guided, stream=True))
-
-    async def guided_whole(self, requests: Sequence[Request]) -> list[Stream]:
-        """The same for requests that do not stream: each has all its tokens at its end."""
-        return await self._together(requests, partial(self._guided, stream=False))
+    async def guided(self, requests: Sequence[Request], *, stream: bool = True) -> list[Stream]:
+        """The same through our guided engine, which the Triton model calls."""
+        return await self._together(requests, partial(self._guided, stream=stream))
 
     async def _together(self, requests: Sequence[Request], run: Callable[[Request, str], Awaitable[Stream]]) -> list[Stream]:
         # The last round's matchers are back in the pool by then.

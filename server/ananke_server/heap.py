@@ -11,3 +11,9 @@ def settle() -> None:
     """
     gc.collect()
     gc.freeze()
+
+
+def release() -> None:
+    """Collect all garbage, of what was left out too: what cycles still hold of Triton's has to go before its shared memory does."""
+    gc.unfreeze()
+    gc.collect()

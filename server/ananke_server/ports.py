@@ -22,7 +22,7 @@ def free_ports(count: int, host: str = "127.0.0.1") -> list[int]:
     border = first_ephemeral_port()
     ours, kernels = range(FIRST_UNPRIVILEGED_PORT, border), range(border, PORTS_END)
     chance, ports = random.Random(), list[int]()
-    for port in chain(chance.sample(ours, len(ours)), chance.sample(kernels, len(kernels))):
+    for port in chain.from_iterable(chance.sample(some, len(some)) for some in (ours, kernels)):
         if len(ports) == count:
             break
         if listening_fault(host, port) is None:

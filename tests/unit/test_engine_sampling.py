@@ -14,6 +14,7 @@ from ananke_server.settings import Settings
 vllm = pytest.importorskip("vllm")
 
 from vllm import SamplingParams  # noqa: E402
+from vllm.sampling_params import RequestOutputKind  # noqa: E402
 
 from ananke_server.engine.sampling import FIGHTS_A_MASK, SUPPORTED, sampling_params  # noqa: E402
 
@@ -42,6 +43,7 @@ def refusal(given: object, *, constrained: bool = False) -> str:
 def test_defaults_come_from_the_settings(nothing: str | None) -> None:
     made = parameters(nothing)
     assert (made.max_tokens, made.temperature, made.top_p, made.top_k) == (100, 0.7, 0.9, 40)
+    assert made.output_kind is RequestOutputKind.DELTA
 
 
 @pytest.mark.parametrize(("context_left", "bound"), [(1, 1), (99, 99), (100, 100), (101, 100)])
@@ -286,6 +288,7 @@ def made_or_refused(text: str, constrained: bool) -> None:
     except InvalidRequestError:
         return
     assert made.n == 1
+    assert made.output_kind is RequestOutputKind.DELTA
     assert made.extra_args is None
     assert made.structured_outputs is None
     assert not (constrained and any(getattr(made, name) for name in FIGHTS_A_MASK))

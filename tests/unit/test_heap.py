@@ -7,7 +7,7 @@ from pathlib import Path
 PROJECT = Path(__file__).parents[2]
 SETTLED = """
 import gc, weakref
-from ananke_server.heap import settle
+from ananke_server.heap import release, settle
 
 class Cycle:
     def __init__(self):
@@ -18,6 +18,14 @@ settle()
 assert dead() is None, "garbage is collected before"
 assert gc.get_freeze_count() >= 100_000
 assert len(gc.get_objects()) < 1000, "a full collection has next to nothing to look at"
+late = Cycle()
+gc.freeze()
+dead = weakref.ref(late)
+del late
+gc.collect()
+assert dead() is not None
+release()
+assert dead() is None, "what was left out is collected at the end"
 """
 
 

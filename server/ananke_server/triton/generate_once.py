@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import gc
 import logging
 import threading
 from typing import Any
 
 from ananke_client.errors import CancelledError, InvalidRequestError
 from ananke_server.engine.request import Command, GenerateRequest
-from ananke_server.heap import settle
+from ananke_server.heap import release, settle
 from ananke_server.logs import configure_logging
 from ananke_server.protection import usual_stacks
 from ananke_server.settings import load_settings
@@ -72,9 +71,7 @@ class TritonPythonModel:
         self._cancellation.close()
         self._pipe.close()
         self._refused.close()
-        # What cycles still hold of Triton's has to go before its shared memory does.
-        gc.unfreeze()
-        gc.collect()
+        release()
 
     async def _answer(self, request: GenerateRequest, responses: Responses) -> None:
         task = asyncio.current_task()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
-import gc
 import json
 import sys
 import threading
@@ -15,7 +14,7 @@ from ananke_client.errors import CancelledError
 from ananke_server.engine.request import Command, GenerateRequest
 from ananke_server.engine.timeline import Timeline
 from ananke_server.handover import Seal
-from ananke_server.heap import settle
+from ananke_server.heap import release, settle
 from ananke_server.logs import ContentLog, configure_logging
 from ananke_server.protection import usual_stacks
 from ananke_server.settings import load_settings
@@ -93,9 +92,7 @@ class TritonPythonModel:
         self._pipe.close()
         self._metrics.close()
         self._record.close()
-        # What cycles still hold of Triton's has to go before its shared memory does.
-        gc.unfreeze()
-        gc.collect()
+        release()
         Seal.forget()
 
     async def _answer(self, request: GenerateRequest, responses: Responses | RelayedResponses) -> None:
