@@ -8,8 +8,8 @@ Sides, each with an engine of its own, one after the other on one GPU:
   guided        our GuidedEngine.generate in this process, on the same engine: what the Triton model calls
   generate      our ensemble in Triton, gRPC streaming
   vllm_backend  model.py of Triton's vLLM backend in the same Triton, constrained by vLLM's guidance
-A batch of requests is sent at once, by client processes where it goes through Triton; a warm-up, then two measured rounds, or as many
-as make eight requests.
+A batch of requests is sent at once, by client processes where it goes through Triton; a warm-up, then ``--rounds`` measured ones, or as
+many as make eight requests. Rounds of engine and guided take turns.
 Time a token is (last - first) / (tokens - 1), in tokens and not in messages; a token without text of its own, such as half a
 character, comes to a client of ours with the next text, and to one of the vLLM backend at once. Where tokens come late and in
 bursts their time is flattered; ``last ms``, from the request to its last token, is not. Direct rows make text of tokens too.
@@ -30,7 +30,7 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -171,19 +171,20 @@ class Benchmark:
         try:
             for streams in self._arguments.streams:
                 for kind in KINDS:
-                    for side, run in (("engine", direct.engine), ("guided", direct.guided)):
-                        await self._direct_point(side, run, kind, streams)
+                    await self._direct_points({"engine": direct.engine, "guided": direct.guided}, kind, streams)
         finally:
             await direct.close()
 
-    async def _direct_point(self, side: str, run: Run, kind: Kind, streams: int) -> None:
-        done: list[list[Stream]] = []
+    async def _direct_points(self, runs: Mapping[str, Run], kind: Kind, streams: int) -> None:
+        done: dict[str, list[list[Stream]]] = {side: [] for side in runs}
         with contextlib.suppress(TimeoutError):
-            for number in range(1 + measured_rounds(streams)):
+            for number in range(1 + measured_rounds(streams, self._arguments.rounds)):
                 requests = self._prompts.requests(kind, streams, number, self._arguments.tokens)
-                async with asyncio.timeout(min(self._left(), ROUND_LIMIT)):
-                    done.append(await run(requests))
-        self._put(side, kind, streams, done)
+                for side, run in runs.items():
+                    async with asyncio.timeout(min(self._left(), ROUND_LIMIT)):
+                        done[side].append(await run(requests))
+        for side, rounds in done.items():
+            self._put(side, kind, streams, rounds)
 
     def _through_triton(self, side: str) -> None:
         model = side
@@ -208,7 +209,7 @@ class Benchmark:
         for streams in self._arguments.streams:
             for kind in KINDS:
                 done = []
-                for number in range(1 + measured_rounds(streams)):
+                for number in range(1 + measured_rounds(streams, self._arguments.rounds)):
                     if (limit := min(self._left(), ROUND_LIMIT)) < 1:
                         break
                     requests = self._prompts.requests(kind, streams, number, self._arguments.tokens)
@@ -235,7 +236,9 @@ class Benchmark:
                 if self._left() < 5:
                     self._results.note(f"perf {side} {kind} {streams}: no time was left")
                     continue
-                requests = self._prompts.requests(kind, streams, 1 + measured_rounds(streams), self._arguments.tokens)
+                requests = self._prompts.requests(
+                    kind, streams, 1 + measured_rounds(streams, self._arguments.rounds), self._arguments.tokens
+                )
                 count = max(4, PERF_REQUESTS * streams)
                 try:
                     done = stream_perf.profile(url, model, requests, streams, count=count, timeout=min(self._left(), ROUND_LIMIT))
@@ -343,6 +346,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--sides", nargs="+", choices=SIDES, default=list(SIDES), help="in this order; engine measures guided too")
     parser.add_argument("--streams", nargs="+", type=int, default=[1, 32, 128])
     parser.add_argument("--tokens", type=int, default=200, help="tokens a request")
+    parser.add_argument("--rounds", type=int, default=2, help="measured rounds, more where there are few streams")
     parser.add_argument("--stall", action="store_true", help="slow and new constraints in the middle of a run of generate")
     parser.add_argument("--stall-streams", type=int, default=stream_stall.STREAMS)
     parser.add_argument(

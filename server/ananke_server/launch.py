@@ -216,10 +216,11 @@ class TritonServer:
     def repositories(self) -> list[Path]:
         """The repositories to serve, configured as the settings say."""
         served = []
+        instances = {"validate": self.settings.validate_instances, "guided_relay": self.settings.relay_instances}
         for path in (path.resolve() for path in self.model_repositories):
             if not path.is_dir():
                 raise LaunchError(f"the model repository {path} is not a folder")
-            served.append(served_repository(path, CONFIGURED, instances=self.settings.validate_instances, cached=self._cached))
+            served.append(served_repository(path, CONFIGURED, instances=instances, cached=self._cached))
         return served
 
     def full_environment(self, triton: "Triton") -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""Model repositories as a machine serves them: the tree's own, or one of links to it with another configuration of ``validate``."""
+"""Model repositories as a machine serves them: the tree's own, or one of links to it with other configurations of some models."""
 
 from __future__ import annotations
 
@@ -14,26 +14,30 @@ _COUNT = re.compile(r"(instance_group \[ \{ count: )\d+( )")
 _COMPILED = re.compile(r",\s*\{ name: \"compiled\"[^}]*\}")
 
 
-def served_repository(repository: Path, folder: Path, *, instances: int, cached: bool) -> Path:
+def served_repository(repository: Path, folder: Path, *, instances: Mapping[str, int], cached: bool) -> Path:
     """The repository itself, or one in the folder that differs from it in configurations alone: equal ones are made once.
 
+    ``instances`` tells of some models, where the repository has them, how many processes they have.
     A cached response holds the outputs that its first request asked for, whatever later ones ask for. So with the response
     cache ``validate`` has one output, and the ensemble's grammars come from a twin that is not cached.
     """
-    own = repository / MODEL / "config.pbtxt"
-    if not own.is_file():
-        return repository
-    lies = own.read_text()
-    counted = _COUNT.sub(rf"\g<1>{instances}\g<2>", lies)
-    if not cached:
-        return repository if counted == lies else _linked(repository, folder, {MODEL: (MODEL, counted)})
-    alone = _COMPILED.sub("", counted) + "response_cache { enable: true }\n"
-    configured = {MODEL: (MODEL, alone), TWIN: (MODEL, counted.replace(f'name: "{MODEL}"', f'name: "{TWIN}"'))}
-    ensemble = repository / ENSEMBLE / "config.pbtxt"
-    if ensemble.is_file():
-        text = ensemble.read_text().replace(f'model_name: "{MODEL}"', f'model_name: "{TWIN}"')
-        configured[ENSEMBLE] = (ENSEMBLE, text)
-    return _linked(repository, folder, configured)
+    configured: dict[str, tuple[str, str]] = {}
+    for model, count in instances.items():
+        text = _configuration(repository, model)
+        if (counted := _COUNT.sub(rf"\g<1>{count}\g<2>", text)) != text:
+            configured[model] = (model, counted)
+    if cached and (text := _configuration(repository, MODEL)):
+        text = configured.get(MODEL, (MODEL, text))[1]
+        configured[MODEL] = (MODEL, _COMPILED.sub("", text) + "response_cache { enable: true }\n")
+        configured[TWIN] = (MODEL, text.replace(f'name: "{MODEL}"', f'name: "{TWIN}"'))
+        if ensemble := _configuration(repository, ENSEMBLE):
+            configured[ENSEMBLE] = (ENSEMBLE, ensemble.replace(f'model_name: "{MODEL}"', f'model_name: "{TWIN}"'))
+    return _linked(repository, folder, configured) if configured else repository
+
+
+def _configuration(repository: Path, model: str) -> str:
+    path = repository / model / "config.pbtxt"
+    return path.read_text() if path.is_file() else ""
 
 
 def _linked(repository: Path, folder: Path, configured: Mapping[str, tuple[str, str]]) -> Path:

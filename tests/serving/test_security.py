@@ -132,7 +132,7 @@ def tensors(model: str) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("key", ["", "wrong"])
-@pytest.mark.parametrize("model", ["generate", "guided_vllm", "generate_once", "validate"])
+@pytest.mark.parametrize("model", ["generate", "guided_vllm", "guided_relay", "generate_once", "validate"])
 def test_no_model_answers_without_a_key_over_http(secured: Secured, model: str, key: str) -> None:
     headers = {"X-API-Key": key} if key else {}
     verbs = ["generate"] if model in ("generate_once", "validate") else ["generate", "generate_stream"]
@@ -148,7 +148,7 @@ def test_no_model_answers_without_a_key_over_http(secured: Secured, model: str, 
 
 
 @pytest.mark.parametrize("key", ["", "wrong"])
-@pytest.mark.parametrize("model", ["generate", "guided_vllm", "generate_once", "validate"])
+@pytest.mark.parametrize("model", ["generate", "guided_vllm", "guided_relay", "generate_once", "validate"])
 def test_no_model_answers_without_a_key_over_grpc(secured: Secured, model: str, key: str) -> None:
     metadata = [("x-api-key", key)] if key else []
     with secured.channel() as channel:

@@ -1,4 +1,4 @@
-"""The relay between generate_once and guided_vllm over a real socket: every call gets its answer, whatever fails."""
+"""The relay between guided_vllm and the models that call it over a real socket: every call gets its answer, whatever fails."""
 
 from __future__ import annotations
 
@@ -39,6 +39,14 @@ async def answer(request: GenerateRequest, responses: RelayedResponses) -> None:
         responses.finish(RESULT)
 
 
+async def whole(client: RelayClient, prompt: str = REQUEST.prompt) -> tuple[Delta, GenerateResult]:
+    """All that a call that does not stream brings."""
+    deltas: list[Delta] = []
+    result = await client.generate(replace(REQUEST, prompt=prompt), deltas.append)
+    [text] = deltas
+    return text, result
+
+
 def run(path: Path, test: Callable[[RelayClient, RelayServer], Awaitable[None]], answer: object = answer) -> None:
     async def main() -> None:
         server, client = RelayServer(path, answer), RelayClient(path)  # type: ignore[arg-type]
@@ -60,7 +68,7 @@ def test_what_is_sent_comes_back_whole(tmp_path: Path) -> None:
         await answer(request, responses)
 
     async def test(client: RelayClient, server: RelayServer) -> None:
-        text, result = await client.generate(REQUEST)
+        text, result = await whole(client)
         assert text == Delta("prompt", 2, [{"a": {"logprob": -1.0}}, {"b": {"logprob": -2.0}}])
         assert result == RESULT
 
@@ -74,7 +82,7 @@ def test_many_at_once_each_get_their_own(tmp_path: Path) -> None:
         assert (tmp_path / "relay").stat().st_mode & 0o077 == 0
         prompts = [f"prompt {number}" for number in range(500)]
         begin = asyncio.get_running_loop().time()
-        answers = await asyncio.gather(*(client.generate(replace(REQUEST, prompt=prompt)) for prompt in prompts))
+        answers = await asyncio.gather(*(whole(client, prompt) for prompt in prompts))
         assert [text.text for text, _ in answers] == prompts
         assert asyncio.get_running_loop().time() - begin < 500 * 0.05 / 2, "one after the other"
 
@@ -84,50 +92,111 @@ def test_many_at_once_each_get_their_own(tmp_path: Path) -> None:
 def test_errors_keep_their_code(tmp_path: Path) -> None:
     async def test(client: RelayClient, server: RelayServer) -> None:
         with pytest.raises(DeadEndError, match=r"^\[dead_end\] nothing can follow$"):
-            await client.generate(replace(REQUEST, prompt="fail"))
+            await whole(client, "fail")
         with pytest.raises(InternalError, match="ZeroDivisionError: by zero"):
-            await client.generate(replace(REQUEST, prompt="fault"))
+            await whole(client, "fault")
         with pytest.raises(InternalError, match="of type object does not travel"):
-            await client.generate(replace(REQUEST, prompt="unsendable"))
-        assert (await client.generate(REQUEST))[1] == RESULT
+            await whole(client, "unsendable")
+        assert (await whole(client))[1] == RESULT
 
     run(tmp_path / "relay", test)
 
 
-def test_an_abandoned_call_is_told_and_the_others_go_on(tmp_path: Path) -> None:
-    begun: dict[str, RelayedResponses] = {}
+def test_a_stream_gets_its_pieces_in_order_and_the_rest_with_the_result(tmp_path: Path) -> None:
+    pieces: list[tuple[str, int]] = []
 
-    async def wait(request: GenerateRequest, responses: RelayedResponses) -> None:
-        begun[request.prompt] = responses
-        while not responses.is_cancelled():
-            await asyncio.sleep(0.01)
+    async def speak(request: GenerateRequest, responses: RelayedResponses) -> None:
+        for number in range(100):
+            responses.add(Delta("", 1))
+            responses.add(Delta(str(number), 1))
+            if number % 10 == 0:
+                await asyncio.sleep(0)
+        responses.add(Delta("", 1))
+        assert responses.tokens == 201
         responses.finish(RESULT)
 
     async def test(client: RelayClient, server: RelayServer) -> None:
-        calls = {name: asyncio.create_task(client.generate(replace(REQUEST, prompt=name))) for name in ("left", "lost")}
-        while len(begun) < 2:
+        stream = replace(REQUEST, stream=True)
+        assert await client.generate(stream, lambda delta: pieces.append((delta.text, delta.tokens))) == RESULT
+        assert pieces == [*((str(number), 2) for number in range(100)), ("", 1)]
+
+    run(tmp_path / "relay", test, speak)
+
+
+def test_pieces_come_before_the_end(tmp_path: Path) -> None:
+    async def test(client: RelayClient, server: RelayServer) -> None:
+        heard = asyncio.Event()
+        released.append(heard)
+        await client.generate(replace(REQUEST, stream=True), lambda delta: heard.set())
+
+    async def speak(request: GenerateRequest, responses: RelayedResponses) -> None:
+        responses.add(Delta("a", 1))
+        await released[0].wait()
+        responses.finish(RESULT)
+
+    released: list[asyncio.Event] = []
+    run(tmp_path / "relay", test, speak)
+
+
+def test_messages_larger_than_what_is_read_at_once(tmp_path: Path) -> None:
+    async def test(client: RelayClient, server: RelayServer) -> None:
+        prompts = [letter * size for letter, size in (("a", 3_000_000), ("b", 2), ("c", 1 << 18), ("d", 900_001))]
+        answers = await asyncio.gather(*(whole(client, prompt) for prompt in prompts))
+        assert [text.text for text, _ in answers] == prompts
+
+    run(tmp_path / "relay", test)
+
+
+def test_an_abandoned_call_is_cancelled_at_once_and_the_others_go_on(tmp_path: Path) -> None:
+    gone: dict[str, asyncio.Event] = {}
+
+    async def wait(request: GenerateRequest, responses: RelayedResponses) -> None:
+        left = gone[request.prompt] = asyncio.Event()
+        with responses.over(left.set):
+            await left.wait()
+        responses.finish(RESULT)
+
+    async def test(client: RelayClient, server: RelayServer) -> None:
+        calls = {name: asyncio.create_task(whole(client, name)) for name in ("left", "lost")}
+        while len(gone) < 2:
             await asyncio.sleep(0.01)
         calls["left"].cancel()
-        while not begun["left"].is_cancelled():
-            await asyncio.sleep(0.01)
-        assert not begun["lost"].is_cancelled()
+        await gone["left"].wait()
+        await asyncio.sleep(0.05)
+        assert not gone["lost"].is_set()
         await client.close()
         with pytest.raises(EngineUnavailableError, match="has ended"):
             await calls["lost"]
-        while not begun["lost"].is_cancelled():
-            await asyncio.sleep(0.01)
+        await gone["lost"].wait()
 
     run(tmp_path / "relay", test, wait)
 
 
+def test_a_call_abandoned_before_it_is_watched_is_cancelled(tmp_path: Path) -> None:
+    watched = asyncio.Event()
+
+    async def late(request: GenerateRequest, responses: RelayedResponses) -> None:
+        await asyncio.sleep(0.1)
+        with responses.over(watched.set):
+            await watched.wait()
+
+    async def test(client: RelayClient, server: RelayServer) -> None:
+        call = asyncio.create_task(whole(client))
+        await asyncio.sleep(0.05)
+        call.cancel()
+        await watched.wait()
+
+    run(tmp_path / "relay", test, late)
+
+
 def test_a_lost_engine_is_told_and_a_new_one_found(tmp_path: Path) -> None:
     async def test(client: RelayClient, server: RelayServer) -> None:
-        await client.generate(REQUEST)
+        await whole(client)
         await client.close()
         await server.close()
         with pytest.raises(EngineUnavailableError, match="cannot be reached"):
-            await client.generate(REQUEST)
+            await whole(client)
         await server.start()
-        assert (await client.generate(REQUEST))[1] == RESULT
+        assert (await whole(client))[1] == RESULT
 
     run(tmp_path / "relay", test)

@@ -62,6 +62,8 @@ Emit = Callable[[Delta], None]
 
 def joined(deltas: Sequence[Delta]) -> Delta:
     """Deltas as one."""
+    if len(deltas) == 1:
+        return deltas[0]
     logprobs = [position for delta in deltas for position in delta.logprobs or []]
     return Delta("".join(delta.text for delta in deltas), sum(delta.tokens for delta in deltas), logprobs or None)
 

@@ -24,6 +24,7 @@ _UNSAFE_ENGINE_ARGS = frozenset({"enable_prompt_embeds", "enable_mm_embeds"})
 _PICKLES = frozenset({"pt", "npcache"})
 _NO_LORA = "LoRA adapters are not served: merge the adapter into the model, or leave enable_lora false"
 _MOST_VALIDATE_INSTANCES = 8
+_MOST_RELAYS = 4
 
 ProjectPath = Annotated[Path, AfterValidator(lambda path: PROJECT / path.expanduser())]
 """A path that starts at the project's folder where it is relative."""
@@ -187,6 +188,8 @@ class PerformanceSection(Section):
         default_factory=lambda: max(1, min(_MOST_VALIDATE_INSTANCES, len(os.sched_getaffinity(0)) // 2)), gt=0
     )
     """Processes of the `validate` model; by default half the machine's cores, 1 to 8."""
+    relay_instances: int = Field(default_factory=lambda: max(1, min(_MOST_RELAYS, len(os.sched_getaffinity(0)) // 8)), gt=0)
+    """Processes of the `guided_relay` model, which send what `generate` answers; by default one for 8 of the machine's cores, 1 to 4."""
     sandbox_workers: int = Field(default_factory=lambda: max(2, min(8, len(os.sched_getaffinity(0)) // 2)), gt=0)
     """Constraints compiled at once, by default half the machine's cores, 2 to 8; as many more, at least four, that take longer than
     0.1 s. Each may take `limits.compile_mib`."""

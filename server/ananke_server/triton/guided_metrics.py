@@ -13,7 +13,7 @@ from ananke_server.engine.request import GenerateResult
 from ananke_server.engine.timeline import Timeline
 from ananke_server.triton.compile_metrics import COMPILE_FAMILIES, compile_totals
 from ananke_server.triton.counters import Counters, Family, Key
-from ananke_server.triton.request_metrics import REQUEST_FAMILIES, UNKNOWN, code_of, ended
+from ananke_server.triton.request_metrics import REQUEST_FAMILIES, UNKNOWN, code_of, ended, response_totals
 from ananke_server.triton.responses import ResponsePipe
 
 if TYPE_CHECKING:
@@ -32,8 +32,6 @@ MASK_STEPS = "ananke_mask_steps_total"
 MASK_SECONDS = "ananke_mask_seconds_total"
 FAST_MASKS = "ananke_masks_under_50_us_total"
 MASK_WAIT_SECONDS = "ananke_mask_wait_seconds_total"
-RESPONSES = "ananke_responses_total"
-COALESCED = "ananke_coalesced_deltas_total"
 PREFIX_QUERIES = "ananke_prefix_cache_queries_total"
 PREFIX_HITS = "ananke_prefix_cache_hits_total"
 PREEMPTIONS = "ananke_preemptions_total"
@@ -73,8 +71,6 @@ GUIDED_FAMILIES = COMPILE_FAMILIES | REQUEST_FAMILIES | {
     MASK_SECONDS: Family("Seconds spent on computing masks, on all threads"),
     FAST_MASKS: Family("Masks that took less than 50 microseconds"),
     MASK_WAIT_SECONDS: Family("Seconds that the engine's steps waited for masks, counted for each constrained request of a step"),
-    RESPONSES: Family("Responses sent to Triton"),
-    COALESCED: Family("Pieces of streams that were sent together with others since responses were behind"),
     PREFIX_QUERIES: Family("Tokens of prompts looked up in the engine's prefix cache"),
     PREFIX_HITS: Family("Tokens of prompts found in the engine's prefix cache"),
     PREEMPTIONS: Family("Times that a request lost its place in the KV cache to others and had to begin again"),
@@ -156,9 +152,7 @@ class GuidedMetrics:
             totals: dict[Key, float] = {**self._counted, (LOST_LINES, ()): self._lost_lines}
         figures, current = self._engine.figures, self._engine.state
         totals |= {(STATE, (("state", state),)): float(state is current) for state in EngineState}
-        return totals | compile_totals(self._engine.compiler) | {
-            (RESPONSES, ()): self._pipe.sent,
-            (COALESCED, ()): self._pipe.coalesced,
+        return totals | compile_totals(self._engine.compiler) | response_totals(self._pipe) | {
             (PREFIX_QUERIES, ()): figures.prefix_queries,
             (PREFIX_HITS, ()): figures.prefix_hits,
             (PREEMPTIONS, ()): figures.preemptions,

@@ -8,6 +8,8 @@ import functools
 import json
 import sys
 import threading
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
 from ananke_client.errors import CancelledError
@@ -26,15 +28,15 @@ from ananke_server.triton.guided_metrics import GuidedMetrics
 from ananke_server.triton.relay import relay_path
 from ananke_server.triton.relay_server import RelayedResponses, RelayServer
 from ananke_server.triton.request_record import RequestRecord
-from ananke_server.triton.responses import ResponsePipe, Responses
+from ananke_server.triton.responses import SWITCH_SECONDS, ResponsePipe, Responses
 from ananke_server.triton.under_way import Entry, UnderWay
 
 if TYPE_CHECKING:
     from ananke_server.engine.engine import GuidedEngine
 
-SWITCH_SECONDS = 0.0005
-"""After which a thread lets go of Python's lock for another. With Python's own 5 ms a busy event loop kept the threads that send
-responses waiting so long that eight tokens left together; it loses next to nothing by it."""
+Watch = Callable[[Callable[[], object]], AbstractContextManager[None]]
+"""Within its ``with`` block what it is given is called once nobody takes a request's responses any more."""
+
 # Less than the 28 s that the launcher has Triton wait at its exit: the engine's end takes some of them.
 DRAIN_SECONDS = 15.0
 
@@ -62,7 +64,7 @@ class TritonPythonModel:
         self._under_way = UnderWay()
         self._metrics = GuidedMetrics(self._pipe, self._engine)
         self._record = RequestRecord(self._metrics, start_tracing())
-        self._relay = RelayServer(relay_path(), self._answer)
+        self._relay = RelayServer(relay_path(), self._answer_relayed)
         self._on_loop(self._relay.start())
         settle()
 
@@ -80,7 +82,8 @@ class TritonPythonModel:
                 self._loop.call_soon_threadsafe(self._obey, request, self._pipe.open(sender, outputs))
                 continue
             responses = self._pipe.open(sender, outputs, stream=request.stream)
-            asyncio.run_coroutine_threadsafe(self._answer(request, responses), self._loop)
+            watch = functools.partial(self._cancellation.over, responses)
+            asyncio.run_coroutine_threadsafe(self._answer(request, responses, watch), self._loop)
 
     def finalize(self) -> None:
         """Stop the engine, once the requests under way have been answered or ``DRAIN_SECONDS`` are over."""
@@ -95,7 +98,10 @@ class TritonPythonModel:
         release()
         Seal.forget()
 
-    async def _answer(self, request: GenerateRequest, responses: Responses | RelayedResponses) -> None:
+    async def _answer_relayed(self, request: GenerateRequest, responses: RelayedResponses) -> None:
+        await self._answer(request, responses, responses.over)
+
+    async def _answer(self, request: GenerateRequest, responses: Responses | RelayedResponses, watch: Watch) -> None:
         generation = asyncio.current_task()
         assert generation is not None
         timeline = Timeline("none" if request.constraint is None else "unknown")
@@ -103,7 +109,7 @@ class TritonPythonModel:
         try:
             with self._under_way.entry(request, generation.cancel) as entry:
                 gone = functools.partial(self._loop.call_soon_threadsafe, entry.cancel, "nobody takes the responses any more")
-                with self._cancellation.over(responses, gone), self._content.of(request, responses.add) as emit:
+                with watch(gone), self._content.of(request, responses.add) as emit:
                     result = await self._engine.generate(request, emit, timeline)
         except asyncio.CancelledError:
             reason = None if entry is None else entry.reason

@@ -1,4 +1,4 @@
-"""The relay: what passes between the ``generate_once`` model and the engine, which lives in the process of ``guided_vllm``.
+"""The relay: what passes between the models that call the engine and the engine, which lives in the process of ``guided_vllm``.
 
 Messages over a socket in the file system that only this user can open. Triton's own way from model to model was tried: its
 2.51 runs 32 calls at most for a model, and loses the error of a decoupled call that had a response before, whose caller
@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import os
 import struct
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from ananke_server.engine.request import Delta, GenerateRequest, GenerateResult
 from ananke_server.ownership import owned_path
 
 _LENGTH = struct.Struct("!I")
+_CHUNK = 1 << 18
 
 
 class Call(msgspec.Struct, tag=True, frozen=True):
@@ -36,8 +38,15 @@ class Abandon(msgspec.Struct, tag=True, frozen=True):
     number: int
 
 
+class Piece(msgspec.Struct, tag=True, frozen=True):
+    """Text of a call that streams."""
+
+    number: int
+    text: Delta
+
+
 class Answer(msgspec.Struct, tag=True, frozen=True):
-    """A call that ended well."""
+    """A call that ended well, with the text that no piece had."""
 
     number: int
     text: Delta
@@ -51,33 +60,49 @@ class Failure(msgspec.Struct, tag=True, frozen=True):
     error: str
 
 
+Message = Call | Abandon | Piece | Answer | Failure
+
+
 def relay_path() -> Path:
     """Where this Triton server has its relay: the models' processes are children of one server."""
     return owned_path("relay", os.getppid())
 
 
-def framed(message: Call | Abandon | Answer | Failure) -> bytes:
+def framed(message: Message) -> bytes:
     """A message as it travels.
 
     Raises:
         TypeError: something in it cannot travel.
     """
-    payload = msgspec.msgpack.encode(message, enc_hook=_encode)
+    payload = _ENCODER.encode(message)
     return _LENGTH.pack(len(payload)) + payload
 
 
-async def received(reader: asyncio.StreamReader, kind: Any) -> Any:
-    """The next message, of one of the kinds that ``kind`` unites; None at the connection's end.
+async def messages(reader: asyncio.StreamReader, kind: Any) -> AsyncIterator[Any]:
+    """The messages until the connection's end, each of one of the kinds that ``kind`` unites.
 
     Raises:
-        msgspec.ValidationError: it is of another kind.
+        msgspec.ValidationError: one is of another kind.
     """
+    decoder = msgspec.msgpack.Decoder(kind, dec_hook=_decode)
+    waiting = bytearray()
+    while chunk := await _next_chunk(reader):
+        waiting += chunk
+        begin = 0
+        while (payload := begin + _LENGTH.size) <= len(waiting):
+            end = payload + _LENGTH.unpack_from(waiting, begin)[0]
+            if end > len(waiting):
+                break
+            yield decoder.decode(waiting[payload:end])
+            begin = end
+        del waiting[:begin]
+
+
+async def _next_chunk(reader: asyncio.StreamReader) -> bytes:
     try:
-        (length,) = _LENGTH.unpack(await reader.readexactly(_LENGTH.size))
-        payload = await reader.readexactly(length)
-    except (asyncio.IncompleteReadError, ConnectionError):
-        return None
-    return msgspec.msgpack.decode(payload, type=kind, dec_hook=_decode)
+        return await reader.read(_CHUNK)
+    except ConnectionError:
+        return b""
 
 
 def _encode(value: Any) -> Any:
@@ -88,3 +113,6 @@ def _encode(value: Any) -> Any:
 
 def _decode(kind: type, value: Any) -> Any:
     return ConstraintReport.model_validate(value) if kind is ConstraintReport else value
+
+
+_ENCODER = msgspec.msgpack.Encoder(enc_hook=_encode)

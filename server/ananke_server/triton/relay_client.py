@@ -1,14 +1,15 @@
-"""The relay's end in ``generate_once``: calls to the engine, many at once over one connection."""
+"""The relay's end in the models that call the engine: many calls at once over one connection."""
 
 from __future__ import annotations
 
 import asyncio
 import itertools
+from dataclasses import dataclass
 from pathlib import Path
 
 from ananke_client.errors import EngineUnavailableError, InternalError, from_wire
-from ananke_server.engine.request import Delta, GenerateRequest, GenerateResult
-from ananke_server.triton.relay import Abandon, Answer, Call, Failure, framed, received
+from ananke_server.engine.request import Emit, GenerateRequest, GenerateResult
+from ananke_server.triton.relay import Abandon, Answer, Call, Failure, Piece, framed, messages
 
 
 class RelayClient:
@@ -17,29 +18,28 @@ class RelayClient:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._numbers = itertools.count()
-        self._waiting: dict[int, asyncio.Future[Answer]] = {}
+        self._under_way: dict[int, _UnderWay] = {}
         self._connecting = asyncio.Lock()
         self._writer: asyncio.StreamWriter | None = None
         self._reading: asyncio.Task[None] | None = None
 
-    async def generate(self, request: GenerateRequest) -> tuple[Delta, GenerateResult]:
-        """All text of the request, and its result. Where the awaiting task is cancelled, the generation ends.
+    async def generate(self, request: GenerateRequest, emit: Emit) -> GenerateResult:
+        """Hand all text of the request to ``emit``, in pieces where it streams. Where the awaiting task is cancelled, the generation ends.
 
         Raises:
             AnankeError: the request failed, or the engine's process cannot be reached.
         """
         writer = await self._connected()
         number = next(self._numbers)
-        self._waiting[number] = asyncio.get_running_loop().create_future()
+        call = self._under_way[number] = _UnderWay(emit, asyncio.get_running_loop().create_future())
         try:
             writer.write(framed(Call(number, request)))
-            answer = await self._waiting[number]
+            return await call.result
         except asyncio.CancelledError:
             writer.write(framed(Abandon(number)))
             raise
         finally:
-            del self._waiting[number]
-        return answer.text, answer.result
+            del self._under_way[number]
 
     async def close(self) -> None:
         """Give up the connection; calls under way fail."""
@@ -59,20 +59,33 @@ class RelayClient:
 
     async def _read(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
-            while (message := await received(reader, Answer | Failure)) is not None:
-                self._settle(message)
+            async for message in messages(reader, Piece | Answer | Failure):
+                if call := self._under_way.get(message.number):
+                    call.hear(message)
         finally:
             self._writer = None
             writer.close()
-            for future in self._waiting.values():
-                if not future.done():
-                    future.set_exception(EngineUnavailableError("the engine's process has ended"))
+            for call in self._under_way.values():
+                call.fail(EngineUnavailableError("the engine's process has ended"))
 
-    def _settle(self, message: Answer | Failure) -> None:
-        future = self._waiting.get(message.number)
-        if future is None or future.done():
+
+@dataclass(frozen=True, slots=True)
+class _UnderWay:
+    """A call whose caller waits for its end."""
+
+    emit: Emit
+    result: asyncio.Future[GenerateResult]
+
+    def hear(self, message: Piece | Answer | Failure) -> None:
+        if self.result.done():
             return  # whoever asked has gone
+        if isinstance(message, Failure):
+            self.fail(from_wire(message.error) or InternalError(message.error))
+            return
+        self.emit(message.text)
         if isinstance(message, Answer):
-            future.set_result(message)
-        else:
-            future.set_exception(from_wire(message.error) or InternalError(message.error))
+            self.result.set_result(message.result)
+
+    def fail(self, error: Exception) -> None:
+        if not self.result.done():
+            self.result.set_exception(error)

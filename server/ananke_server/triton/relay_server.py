@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from ananke_client.errors import to_wire
 from ananke_server.engine.request import Delta, GenerateRequest, GenerateResult, joined
 from ananke_server.triton.codec import known_error
-from ananke_server.triton.relay import Abandon, Answer, Call, Failure, framed, received
+from ananke_server.triton.relay import Abandon, Answer, Call, Failure, Message, Piece, framed, messages
 
 
 class RelayServer:
@@ -49,10 +50,11 @@ class RelayServer:
 
     async def _attend(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         calls: dict[int, RelayedResponses] = {}
+        outbox = _Outbox(writer)
         try:
-            while (message := await received(reader, Call | Abandon)) is not None:
+            async for message in messages(reader, Call | Abandon):
                 if isinstance(message, Call):
-                    calls[message.number] = RelayedResponses(message.number, writer)
+                    calls[message.number] = RelayedResponses(message.number, outbox, stream=message.request.stream)
                     task = asyncio.create_task(self._take(message, calls))
                     self._tasks.add(task)
                     task.add_done_callback(self._tasks.discard)
@@ -71,38 +73,78 @@ class RelayServer:
 
 
 class RelayedResponses:
-    """One call's answer, with the methods of ``Responses``; all but ``is_cancelled`` belong to the event loop."""
+    """One call's responses, with the methods of ``Responses`` that generating needs; they belong to the event loop."""
 
-    def __init__(self, number: int, writer: asyncio.StreamWriter) -> None:
+    def __init__(self, number: int, outbox: _Outbox, *, stream: bool) -> None:
         self.tokens = 0
         """Tokens of the deltas so far."""
         self._number = number
-        self._writer = writer
-        self._deltas: list[Delta] = []
+        self._outbox = outbox
+        self._stream = stream
+        self._waiting: list[Delta] = []
         self._abandoned = False
+        self._cancel: Callable[[], object] | None = None
 
     def add(self, delta: Delta) -> None:
-        """Text was generated: it leaves with the result."""
+        """Text was generated: it leaves at once where the call streams, else with the result."""
         self.tokens += delta.tokens
-        self._deltas.append(delta)
+        self._waiting.append(delta)
+        if self._stream and delta.text:
+            self._outbox.put(Piece(self._number, self._taken()))
 
     def finish(self, result: GenerateResult) -> None:
         """The request has ended well."""
         try:
-            answer = framed(Answer(self._number, joined(self._deltas), result))
+            self._outbox.put(Answer(self._number, self._taken(), result))
         except Exception as error:  # every call gets its answer
             self.fail(error)
-        else:
-            self._writer.write(answer)
 
     def fail(self, error: Exception) -> None:
         """The request has failed."""
-        self._writer.write(framed(Failure(self._number, to_wire(known_error(error)))))
+        self._outbox.put(Failure(self._number, to_wire(known_error(error))))
 
     def abandon(self) -> None:
         """Nobody waits for the answer any more."""
         self._abandoned = True
+        if self._cancel is not None:
+            self._cancel()
 
-    def is_cancelled(self) -> bool:
-        """Whether nobody waits for the answer any more."""
-        return self._abandoned
+    @contextmanager
+    def over(self, cancel: Callable[[], object]) -> Iterator[None]:
+        """Within the ``with`` block ``cancel`` is called as soon as nobody waits for the answer any more."""
+        if self._abandoned:
+            cancel()
+        self._cancel = cancel
+        try:
+            yield
+        finally:
+            self._cancel = None
+
+    def _taken(self) -> Delta:
+        waiting, self._waiting = self._waiting, []
+        return joined(waiting)
+
+
+class _Outbox:
+    """What leaves over one connection: together, once the event loop has come to the end of its turn.
+
+    A step of the engine brings a piece for each of its streams in one turn.
+    """
+
+    def __init__(self, writer: asyncio.StreamWriter) -> None:
+        self._writer = writer
+        self._frames: list[bytes] = []
+
+    def put(self, message: Message) -> None:
+        """Let it leave after those before it.
+
+        Raises:
+            TypeError: something in it cannot travel.
+        """
+        self._frames.append(framed(message))
+        if len(self._frames) == 1:
+            asyncio.get_running_loop().call_soon(self._flush)
+
+    def _flush(self) -> None:
+        frames, self._frames = self._frames, []
+        self._writer.write(b"".join(frames))

@@ -1,4 +1,4 @@
-"""The model generate_once in this process: what it refuses itself is answered and counted, as guided_vllm counts what it refuses."""
+"""The models generate_once and guided_relay in this process: what they refuse is answered and counted, as guided_vllm counts it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from waiting import PATIENCE, wait_until
 
 from ananke_server.logs import LOGGER
 from ananke_server.triton import counters
-from ananke_server.triton.generate_once import TritonPythonModel
+from ananke_server.triton.relayed import TritonPythonModel
 
 REQUESTS = "ananke_requests_total"
 
@@ -46,28 +46,33 @@ def _input(request: Request, name: str) -> Any:
     return SimpleNamespace(as_numpy=lambda: np.array([request.inputs[name]])) if name in request.inputs else None
 
 
+@pytest.fixture(params=[False, True], ids=["generate_once", "guided_relay"])
+def streams(request: pytest.FixtureRequest) -> bool:
+    return bool(request.param)
+
+
 @pytest.fixture
-def model(monkeypatch: pytest.MonkeyPatch) -> Iterator[TritonPythonModel]:
+def model(monkeypatch: pytest.MonkeyPatch, streams: bool) -> Iterator[TritonPythonModel]:
     monkeypatch.setattr(pb_utils, "get_input_tensor_by_name", _input, raising=False)
     monkeypatch.setattr(counters, "_SECONDS_BETWEEN_REPORTS", 0.01)
     logger = logging.getLogger(LOGGER)
     before = logger.handlers, logger.level, logger.propagate
     made = TritonPythonModel()
-    made.initialize({})
+    made.initialize({"model_config": json.dumps({"model_transaction_policy": {"decoupled": True}} if streams else {})})
     yield made
     made.finalize()
     logger.handlers, logger.level, logger.propagate = before
 
 
 def counted(model: TritonPythonModel) -> dict[tuple[str, str], float]:
-    family = model._refused._counters._families[REQUESTS]
+    family = model._metrics._counters._families[REQUESTS]
     return {(metric.labels["kind"], metric.labels["outcome"]): metric.total for metric in family.metrics}
 
 
-def test_requests_that_it_cannot_take_are_answered_and_counted(model: TritonPythonModel) -> None:
+def test_requests_that_it_cannot_take_are_answered_and_counted(model: TritonPythonModel, streams: bool) -> None:
     refused = [
         Request(),
-        Request(text_input="x", stream=True),
+        Request(text_input="x", stream=not streams, parameters={"leas_ms": 5} if streams else {}),
         Request(text_input="x", parameters={"deadlin_ms": 5}),
         Request(parameters={"cancel": "x"}),
         Request(text_input="x", constraint=b"\xff"),
@@ -78,3 +83,11 @@ def test_requests_that_it_cannot_take_are_answered_and_counted(model: TritonPyth
         assert request.sender.taken[0].error is not None
     wait_until(lambda: sum(counted(model).values()) >= len(refused), 5)
     assert counted(model) == {("unknown", "invalid_request"): 4, ("unknown", "invalid_constraint"): 1}
+
+
+def test_without_an_engine_a_request_fails_by_name_and_its_response_is_counted(model: TritonPythonModel, streams: bool) -> None:
+    request = Request(text_input="x", stream=streams)
+    model.execute([request])
+    assert request.sender.final.wait(PATIENCE)
+    assert "[engine_unavailable] guided_vllm, where the engine is, cannot be reached" in str(request.sender.taken[0].error)
+    wait_until(lambda: sum(metric.total for metric in model._metrics._counters._families["ananke_responses_total"].metrics) == 1, 5)

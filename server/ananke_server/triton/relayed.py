@@ -1,13 +1,17 @@
-"""The ``generate_once`` model: plain inference, one request and one response, on the engine of ``guided_vllm``.
+"""The models ``generate_once`` and ``guided_relay``: requests and responses of Triton, on the engine of ``guided_vllm``.
 
-Triton refuses plain ``infer`` on decoupled models, as those that stream are; this model is none.
+``generate_once`` takes plain inference, one request and one response, which Triton refuses on decoupled models, as those that stream are.
+``guided_relay`` streams, from several processes: to send a response takes Python's lock for longer than the engine's event loop takes for
+the token in it, and whatever waits for that lock beside the loop holds up all streams.
 """
 
 from __future__ import annotations
 
 import asyncio
 import functools
+import json
 import logging
+import sys
 import threading
 from typing import Any
 
@@ -23,7 +27,7 @@ from ananke_server.triton.codec import decode_request, outputs_of
 from ananke_server.triton.relay import relay_path
 from ananke_server.triton.relay_client import RelayClient
 from ananke_server.triton.request_metrics import RefusedRequests
-from ananke_server.triton.responses import ResponsePipe, Responses
+from ananke_server.triton.responses import SWITCH_SECONDS, ResponsePipe, Responses
 
 logger = logging.getLogger(__name__)
 
@@ -32,20 +36,22 @@ DRAIN_SECONDS = 15.0
 
 
 class TritonPythonModel:
-    """``execute`` returns at once, and each request gets its one response from a task: as many run at once as the engine takes."""
+    """``execute`` returns at once, and each request gets its responses from a task: as many run at once as the engine takes."""
 
     def initialize(self, args: dict[str, str]) -> None:
         """Ready at once; the engine is called when the first request comes."""
+        sys.setswitchinterval(SWITCH_SECONDS)
         settings = load_settings()
         configure_logging(settings)
         usual_stacks()
+        self._streams = json.loads(args["model_config"]).get("model_transaction_policy", {}).get("decoupled", False)
         self._access = Access.of(settings)
         self._pipe = ResponsePipe()
         self._cancellation = CancellationWatch()
-        self._refused = RefusedRequests()
+        self._metrics = RefusedRequests(self._pipe)
         self._tasks: set[asyncio.Task[None]] = set()
         self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="ananke-once", daemon=True)
+        self._thread = threading.Thread(target=self._loop.run_forever, name="ananke-relay", daemon=True)
         self._thread.start()
         self._relay = RelayClient(relay_path())
         settle()
@@ -55,12 +61,12 @@ class TritonPythonModel:
         for triton_request in requests:
             sender = triton_request.get_response_sender()
             try:
-                request, outputs = _decoded(triton_request, self._access), outputs_of(triton_request)
+                request, outputs = self._decoded(triton_request), outputs_of(triton_request)
             except Exception as error:  # every request gets its answer
                 self._pipe.open(sender).fail(error)
-                self._refused.count(error)
+                self._metrics.count(error)
                 continue
-            responses = self._pipe.open(sender, outputs)
+            responses = self._pipe.open(sender, outputs, stream=request.stream)
             asyncio.run_coroutine_threadsafe(self._answer(request, responses), self._loop)
 
     def finalize(self) -> None:
@@ -70,8 +76,16 @@ class TritonPythonModel:
         self._thread.join()
         self._cancellation.close()
         self._pipe.close()
-        self._refused.close()
+        self._metrics.close()
         release()
+
+    def _decoded(self, triton_request: Any) -> GenerateRequest:
+        request = decode_request(triton_request, self._access)
+        if isinstance(request, Command):
+            raise InvalidRequestError(f"{request.verb} is a command to guided_vllm: send it there")
+        if request.stream and not self._streams:
+            raise InvalidRequestError("generate_once gives one response: leave stream out, or call generate")
+        return request
 
     async def _answer(self, request: GenerateRequest, responses: Responses) -> None:
         task = asyncio.current_task()
@@ -79,15 +93,14 @@ class TritonPythonModel:
         self._tasks.add(task)
         try:
             with self._cancellation.over(responses, functools.partial(self._loop.call_soon_threadsafe, task.cancel)):
-                text, result = await self._relay.generate(request)
+                result = await self._relay.generate(request, responses.add)
         except asyncio.CancelledError:
-            responses.fail(CancelledError("nobody takes the response any more"))
+            responses.fail(CancelledError("nobody takes the responses any more"))
         except Exception as error:  # every request gets its answer
             if not hasattr(error, "code"):
                 logger.exception("request %s failed", request.request_id)
             responses.fail(error)
         else:
-            responses.add(text)
             responses.finish(result)
         finally:
             self._tasks.discard(task)
@@ -96,12 +109,3 @@ class TritonPythonModel:
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=DRAIN_SECONDS)
         await self._relay.close()
-
-
-def _decoded(triton_request: Any, access: Access) -> GenerateRequest:
-    request = decode_request(triton_request, access)
-    if isinstance(request, Command):
-        raise InvalidRequestError(f"{request.verb} is a command to guided_vllm: send it there")
-    if request.stream:
-        raise InvalidRequestError("generate_once gives one response: leave stream out, or call generate")
-    return request
