@@ -277,7 +277,7 @@ def test_what_is_given_once_is_taken_wherever_it_is(tmp_path: Path) -> None:
     }
     settings = settings_of(render(values), tmp_path)
     assert (settings.limits.bytes, settings.limits.nesting) == (9, 5)
-    assert (settings.mask_processes, settings.sandbox_workers, settings.validate_instances, settings.relay_instances) == (2, 3, 8, 2)
+    assert (settings.mask_processes, settings.sandbox_workers, settings.validate_instances, settings.relay_instances) == (2, 3, 8, 4)
     assert settings.idle_timeout is None, "of preset production it would be 60"
 
 

@@ -98,7 +98,7 @@ def test_a_step_announces_its_constrained_rows_to_the_foreman(desk: Desk) -> Non
     placements.place(4, Ticket(2**40, 2), prompt=9)
     placements.place(1, Ticket(8, 0), prompt=3)
     placements.place(2, Ticket(7, 1))
-    assert placements.ask(6, np.array([3, 1, 0, 4])) == Asked(2, [0, 2])
+    assert placements.ask(6, np.array([3, 1, 0, 4])) == Asked(2, [0, 2], 0b101)
     assert desk.rung() == 1
     assert board.counts.tolist() == [2, 0, 0]
     assert board.rows[0, :2].tolist() == [(8, 2, 1, 3, 0), (2**40, 1, 4, 9, 2)]
@@ -107,7 +107,7 @@ def test_a_step_announces_its_constrained_rows_to_the_foreman(desk: Desk) -> Non
     assert (board.rows[0, 2:]["ticket"] == 99).all()
     assert (board.masks[0, :, :WORDS] == 77).all(), "the masks themselves are for others to write"
     assert (board.masks[1:] == 77).all()
-    assert placements.ask(7, np.array([2])) == Asked(1, [1])
+    assert placements.ask(7, np.array([2])) == Asked(1, [1], 0b10)
     assert desk.rung() == 1
     assert board.announced.tolist() == [6, 7, 0]
     assert board.counts.tolist() == [2, 1, 0]
@@ -169,7 +169,8 @@ def test_any_steps_announce_what_a_list_of_slots_says_and_silent_workers_agree(d
             assert (snapshot(desk.board), desk.rung()) == (before, 0)
             asked = desk.placements.ask(step, np.array(order, dtype=np.int64))
             assert quiet == asked
-            assert asked == (len(rows), sorted({ticket.owner for _, ticket, _ in rows if ticket}))
+            owners = sorted({ticket.owner for _, ticket, _ in rows if ticket})
+            assert asked == (len(rows), owners, sum(1 << owner for owner in owners))
             assert desk.rung() == bool(rows)
             written = desk.board.rows[step % PARTS, : len(rows)]
             assert written[["ticket", "owner", "slot"]].tolist() == [(*ticket, at) for _, ticket, at in rows if ticket]

@@ -12,13 +12,14 @@ from ananke_server.masking.tickets import Ticket
 
 
 class Asked(NamedTuple):
-    """The masks that a step asks for: how many, and of which mask processes."""
+    """The masks that a step asks for: how many, and of which mask processes, by number and as bits."""
 
     masks: int
     owners: list[int]
+    awaited: int
 
 
-NOTHING = Asked(0, [])
+NOTHING = Asked(0, [], 0)
 
 
 class Placements:
@@ -98,4 +99,5 @@ class Placements:
             board.rows[part, : len(rows)] = asked
             board.masks[part, : len(rows), board.size.words] = rows
             board.counts[part] = len(rows)
-        return Asked(len(rows), np.unique(asked["owner"]).tolist())
+        owners = np.unique(asked["owner"]).tolist()
+        return Asked(len(rows), owners, sum(1 << owner for owner in owners))

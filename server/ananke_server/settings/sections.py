@@ -182,14 +182,14 @@ class PerformanceSection(Section):
     """GiB of KV cache where the engine runs on CPU."""
     engine_args: dict[str, Any] = Field(default_factory=dict)
     """Further arguments of vLLM's `AsyncEngineArgs`; in the environment a JSON object."""
-    mask_processes: int = Field(default_factory=default_processes, gt=0, le=128)
+    mask_processes: int = Field(default_factory=default_processes, gt=0, le=62)
     """Processes that fill masks side by side; by default the machine's cores less four, at least one."""
     validate_instances: int = Field(
         default_factory=lambda: max(1, min(_MOST_VALIDATE_INSTANCES, len(os.sched_getaffinity(0)) // 2)), gt=0
     )
     """Processes of the `validate` model; by default half the machine's cores, 1 to 8."""
-    relay_instances: int = Field(default_factory=lambda: max(1, min(_MOST_RELAYS, len(os.sched_getaffinity(0)) // 8)), gt=0)
-    """Processes of the `guided_relay` model, which send what `generate` answers; by default one for 8 of the machine's cores, 1 to 4."""
+    relay_instances: int = Field(default_factory=lambda: max(1, min(_MOST_RELAYS, len(os.sched_getaffinity(0)) // 4)), gt=0)
+    """Processes of the `guided_relay` model, which send what `generate` answers; by default one for 4 of the machine's cores, 1 to 4."""
     sandbox_workers: int = Field(default_factory=lambda: max(2, min(8, len(os.sched_getaffinity(0)) // 2)), gt=0)
     """Constraints compiled at once, by default half the machine's cores, 2 to 8; as many more, at least four, that take longer than
     0.1 s. Each may take `limits.compile_mib`."""

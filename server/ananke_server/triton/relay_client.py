@@ -12,6 +12,10 @@ from ananke_server.engine.request import Emit, GenerateRequest, GenerateResult
 from ananke_server.triton.relay import Abandon, Answer, Call, Failure, Piece, framed, messages
 
 
+class LostEngineError(EngineUnavailableError):
+    """The engine's process is not there, so that it knows nothing of the request."""
+
+
 class RelayClient:
     """Connects when it is first called, and again after a connection was lost; belongs to one event loop."""
 
@@ -27,7 +31,8 @@ class RelayClient:
         """Hand all text of the request to ``emit``, in pieces where it streams. Where the awaiting task is cancelled, the generation ends.
 
         Raises:
-            AnankeError: the request failed, or the engine's process cannot be reached.
+            LostEngineError: the engine's process cannot be reached, or has ended.
+            AnankeError: the request failed there.
         """
         writer = await self._connected()
         number = next(self._numbers)
@@ -53,7 +58,7 @@ class RelayClient:
                 try:
                     reader, self._writer = await asyncio.open_unix_connection(self._path)
                 except OSError as fault:
-                    raise EngineUnavailableError(f"guided_vllm, where the engine is, cannot be reached: {fault.strerror}") from None
+                    raise LostEngineError(f"guided_vllm, where the engine is, cannot be reached: {fault.strerror}") from None
                 self._reading = asyncio.create_task(self._read(reader, self._writer))
             return self._writer
 
@@ -66,7 +71,7 @@ class RelayClient:
             self._writer = None
             writer.close()
             for call in self._under_way.values():
-                call.fail(EngineUnavailableError("the engine's process has ended"))
+                call.fail(LostEngineError("the engine's process has ended"))
 
 
 @dataclass(frozen=True, slots=True)

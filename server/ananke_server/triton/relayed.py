@@ -25,7 +25,7 @@ from ananke_server.triton.access import Access
 from ananke_server.triton.cancellation import CancellationWatch
 from ananke_server.triton.codec import decode_request, outputs_of
 from ananke_server.triton.relay import relay_path
-from ananke_server.triton.relay_client import RelayClient
+from ananke_server.triton.relay_client import LostEngineError, RelayClient
 from ananke_server.triton.request_metrics import RefusedRequests
 from ananke_server.triton.responses import SWITCH_SECONDS, ResponsePipe, Responses
 
@@ -96,6 +96,9 @@ class TritonPythonModel:
                 result = await self._relay.generate(request, responses.add)
         except asyncio.CancelledError:
             responses.fail(CancelledError("nobody takes the responses any more"))
+        except LostEngineError as error:
+            responses.fail(error)
+            self._metrics.count(error)
         except Exception as error:  # every request gets its answer
             if not hasattr(error, "code"):
                 logger.exception("request %s failed", request.request_id)

@@ -31,7 +31,7 @@ class RefusedRequests:
         self._counters = Counters(REQUEST_FAMILIES, self._totals)
 
     def count(self, error: Exception) -> None:
-        """A request was refused with this error before its constraint was read."""
+        """A request ended in this error before its constraint was read."""
         with self._lock:
             self._refused[code_of(error)] += 1
 
