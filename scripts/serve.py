@@ -120,6 +120,8 @@ def attend(server: TritonServer) -> NoReturn:
         print_addresses("serving", Record.of(server))
         while server.running:
             reap_orphans(server.session.leader)
+            if (lost := server.lost_model()) and server.running:
+                raise LaunchError(f"a process of the model {lost} has ended, and Triton starts none in its place: the server is stopped")
             time.sleep(0.5)
         raise LaunchError("the server ended")
     except SystemExit as told:

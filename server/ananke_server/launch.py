@@ -66,6 +66,7 @@ class TritonServer:
     shm_prefix: str = field(default_factory=lambda: f"ananke{secrets.token_hex(4)}_", init=False)
     _process: subprocess.Popen[bytes] | None = field(default=None, init=False, repr=False)
     _session: "Session | None" = field(default=None, init=False, repr=False)
+    _models: dict[int, str] = field(default_factory=dict, init=False, repr=False)
 
     def __enter__(self) -> "TritonServer":
         self.start()
@@ -114,6 +115,7 @@ class TritonServer:
                 said = waited
                 progress(waited)
             time.sleep(0.2)
+        self._models = self.session.models()
 
     def ready(self) -> bool:
         return is_ready(self.http_url)
@@ -144,6 +146,14 @@ class TritonServer:
         if self._session is None:
             raise LaunchError("the server was not started")
         return self._session
+
+    def lost_model(self) -> str | None:
+        """A model of whose processes one has ended since the server was ready: Triton starts none in its place.
+
+        What it had under way would never end, and what comes to it is refused.
+        """
+        lost = self._models.keys() - self.session.models().keys()
+        return self._models[min(lost)] if lost else None
 
     def drain(self, seconds: float) -> None:
         """Return once no request has been under way for a second, the server has ended, or the seconds are over.

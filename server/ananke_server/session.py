@@ -13,6 +13,7 @@ from pathlib import Path
 from ananke_server.ownership import stat_fields
 
 SHARED_MEMORY = Path("/dev/shm")
+STUB = "triton_python_backend_stub"
 STRAGGLERS_SECONDS = 5.0  # what the server leaves behind it may take to end by itself
 
 
@@ -42,6 +43,14 @@ class Session:
             return []
         return [process.pid for process in processes() if process.session == self.leader and not process.ended]
 
+    def models(self) -> dict[int, str]:
+        """The processes in which Triton runs models, and which model each runs."""
+        found = {}
+        for process in processes():
+            if process.parent == self.leader and not process.ended and (command := command_line(process.pid))[0].endswith(STUB):
+                found[process.pid] = Path(command[1]).parts[-3]
+        return found
+
     def end(self, grace: float) -> None:
         """SIGTERM to the server, SIGKILL to what is left when the grace is over, and then the shared memory goes. Never raises."""
         shared = shared_memory_of(self.members())
@@ -68,6 +77,7 @@ class Session:
 @dataclass(frozen=True)
 class Process:
     pid: int
+    parent: int
     session: int
     started: int
     ended: bool
@@ -83,7 +93,15 @@ def read_process(pid: int) -> Process | None:
     fields = stat_fields(pid)
     if fields is None:
         return None
-    return Process(pid, session=int(fields[3]), started=int(fields[19]), ended=fields[0] in "ZX")
+    return Process(pid, parent=int(fields[1]), session=int(fields[3]), started=int(fields[19]), ended=fields[0] in "ZX")
+
+
+def command_line(pid: int) -> list[str]:
+    """A process's arguments, the first of which is the program; empty ones where there is no such process any more."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_text(errors="replace").split("\0")
+    except OSError:
+        return [""]
 
 
 def shared_memory_of(pids: Sequence[int]) -> set[Path]:

@@ -23,7 +23,8 @@ import pytest
 from bench_server import uses
 from four_clients import FOUR, make_client
 from mixed_requests import SHARES
-from real_server import require_model, start_server
+from real_server import kill, require_model, start_server
+from server_metrics import totals
 from silent_clients import KINDS, silent_clients
 from small_disk import FILL, MountRefusedError, fill, free, limited, small_disk
 from waiting import PATIENCE, eventually, wait_until
@@ -34,6 +35,7 @@ from ananke_client import (
     CancelledError,
     ConstraintSpec,
     DeadlineExceededError,
+    EngineUnavailableError,
     GenerationConfig,
     GenerationResult,
     RetryPolicy,
@@ -218,7 +220,7 @@ def test_a_mixed_load_leaves_no_request_without_its_right_end(faulty: Faulty) ->
 def test_a_jump_of_the_clock_moves_no_deadline_and_no_lease(faulty: Faulty, hours: int) -> None:
     """By an hour while streams run, and a deadline and a lease of 4 s are under way; then back, with requests under way again.
 
-    The last tests here: Triton's own gRPC waits for moments of the wall clock, and after a jump back lets go of sockets, and ends, late.
+    The last tests here but for one: Triton's own gRPC waits for moments of the wall clock, and after a jump back lets go of sockets, and ends, late.
     """
     if faulty.clock is None:
         pytest.skip("no C compiler: tests/faults/test_clocks.py holds the code's clocks alone")
@@ -247,6 +249,23 @@ def test_a_jump_of_the_clock_moves_no_deadline_and_no_lease(faulty: Faulty, hour
             list(stream)
         assert all(result.constraint_satisfied for result in [*during, *(stream.result for stream in streams)])
         assert clients[0].health_check().ready
+
+
+def test_a_models_process_that_dies_is_noticed_and_its_streams_end_with_the_server(faulty: Faulty) -> None:
+    """The last test here: what serves in the foreground stops the server then (tests/unit/test_foreground.py)."""
+    assert faulty.server.lost_model() is None
+    assert set(faulty.server.session.models().values()) == {"validate", "guided_vllm", "guided_relay", "generate_once"}
+    with faulty.client("grpc") as grpc, faulty.client("http") as http, ThreadPoolExecutor(2) as pool:
+        streams = [client.generate_stream("Numbers: ", LONG, LONG_CONFIG) for client in (grpc, http)]
+        for stream in streams:
+            next(stream)
+        kill(faulty.server, "guided_relay")
+        wait_until(lambda: faulty.server.lost_model() == "guided_relay", PATIENCE)
+        wait_until(lambda: totals(faulty.server)["ananke_requests_running"] == 0, PATIENCE)
+        faulty.server.stop(grace=2)
+        for read in [pool.submit(list, stream) for stream in streams]:
+            with pytest.raises(EngineUnavailableError):
+                read.result()
 
 
 def ended_by(server: TritonServer, **limit: int) -> tuple[AnankeError | None, float]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,7 +17,7 @@ from ananke_server.ports import free_ports
 
 # One request is under way for as long as there is a file of that name.
 STAND_IN = """
-import http.server, pathlib, sys, threading
+import http.server, pathlib, subprocess, sys, threading
 
 class Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
@@ -30,6 +31,9 @@ def server(port):
     option = next(argument for argument in sys.argv if argument.startswith(f"--{port}-port="))
     return http.server.HTTPServer(("127.0.0.1", int(option.partition("=")[2])), Handler)
 
+for model in pathlib.Path(sys.argv[0]).with_name("models").glob("*/1/model.py"):
+    child = subprocess.Popen([pathlib.Path(sys.argv[0]).with_name("triton_python_backend_stub"), model, "-f"])
+    model.with_name("pid").write_text(str(child.pid))
 threading.Thread(target=server("metrics").serve_forever, daemon=True).start()
 server("http").serve_forever()
 """
@@ -52,12 +56,18 @@ def serve(tmp_path: Path) -> Iterator[Serve]:
     binary.write_text(f"#!{sys.executable}\n{STAND_IN}")
     binary.chmod(0o755)
     backends.mkdir()
+    # Started with a model's file, it stays.
+    (tmp_path / "triton_python_backend_stub").symlink_to(str(shutil.which("tail")))
+    for model in ("one", "other"):
+        (tmp_path / "models" / model / "1").mkdir(parents=True)
+        (tmp_path / "models" / model / "1" / "model.py").touch()
     ports = dict(zip(("ANANKE_HTTP_PORT", "ANANKE_GRPC_PORT", "ANANKE_METRICS_PORT"), map(str, free_ports(3)), strict=True))
     places = {"TRITONSERVER": str(binary), "TRITON_BACKENDS": str(backends), "ANANKE_RUN_DIR": str(tmp_path)}
 
     def start(**settings: str) -> subprocess.Popen[str]:
         command = [sys.executable, str(PROJECT / "scripts" / "serve.py"), "foreground"]
-        process = subprocess.Popen(command, env=os.environ | ports | places | settings, stdout=subprocess.PIPE, text=True)
+        environment = os.environ | ports | places | settings
+        process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         started.append(process)
         assert process.stdout is not None
         assert process.stdout.readline().startswith("serving")
@@ -100,3 +110,14 @@ def test_ctrl_c_waits_for_nobody(serve: Serve, busy: Path) -> None:
     process = serve(ANANKE_DRAIN_TIMEOUT="300")
     process.send_signal(signal.SIGINT)
     assert process.wait(60) == 128 + signal.SIGINT
+
+
+def test_a_models_process_that_ends_ends_the_server(serve: Serve, busy: Path) -> None:
+    """Triton goes on without it, refuses what comes to it, and forgets what it had under way."""
+    process = serve()
+    with pytest.raises(subprocess.TimeoutExpired):
+        process.wait(1.5)
+    os.kill(int((busy.parent / "models" / "other" / "1" / "pid").read_text()), signal.SIGKILL)
+    assert process.wait(60) == 1
+    assert process.stderr is not None
+    assert "a process of the model other has ended" in process.stderr.read()
