@@ -220,7 +220,7 @@ def test_a_mixed_load_leaves_no_request_without_its_right_end(faulty: Faulty) ->
 def test_a_jump_of_the_clock_moves_no_deadline_and_no_lease(faulty: Faulty, hours: int) -> None:
     """By an hour while streams run, and a deadline and a lease of 4 s are under way; then back, with requests under way again.
 
-    The last tests here but for one: Triton's own gRPC waits for moments of the wall clock, and after a jump back lets go of sockets, and ends, late.
+    Of the last tests here: Triton's own gRPC waits for moments of the wall clock, and after a jump back lets go of sockets, and ends, late.
     """
     if faulty.clock is None:
         pytest.skip("no C compiler: tests/faults/test_clocks.py holds the code's clocks alone")
