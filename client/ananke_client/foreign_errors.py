@@ -8,7 +8,10 @@ from ananke_client.errors import AnankeError, EngineUnavailableError, Overloaded
 
 _PASSING = (
     (re.compile("maximum queue size"), OverloadedError),
-    (re.compile("shutting down|stopped accepting|not ready|not at ready state|no available versions"), EngineUnavailableError),
+    (
+        re.compile("shutting down|stopped accepting|not ready|not at ready state|no available versions|is not healthy"),
+        EngineUnavailableError,
+    ),
 )
 
 

@@ -44,6 +44,8 @@ class EngineStatus:
     kv_cache_usage: float
     """Share of the KV cache in use then, 0 to 1."""
     last_error: LastError | None = None
+    lost_model: str | None = None
+    """A model of Triton's of which a process has ended, since when a part of the requests fails: the server has to be started again."""
 
     @classmethod
     def parse(cls, text: str) -> EngineStatus:

@@ -95,6 +95,8 @@ def _facts(status: EngineStatus) -> Iterator[tuple[str, str]]:
     yield "requests", f"{status.pending} of at most {status.max_pending}: {status.running} in the batch, {status.waiting} waiting for it"
     yield "KV cache", f"{status.kv_cache_usage:.1%} in use"
     yield "versions", ", ".join(f"{name} {version}" for name, version in status.versions.items())
+    if status.lost_model is not None:
+        yield "lost", f"a process of the model {status.lost_model}: the server has to be started again"
     yield "last error", "none" if status.last_error is None else f"{status.last_error.code} at {status.last_error.at}"
 
 

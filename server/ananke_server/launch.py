@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING
 from ananke_server.ports import listening_fault
 from ananke_server.protection import addresses, large_stacks, protecting_arguments
 from ananke_server.repository import served_repository
-from ananke_server.session import Session
+from ananke_server.session import ModelProcesses, Session
 
 if TYPE_CHECKING:
     from ananke_server.settings import Settings
@@ -66,7 +66,7 @@ class TritonServer:
     shm_prefix: str = field(default_factory=lambda: f"ananke{secrets.token_hex(4)}_", init=False)
     _process: subprocess.Popen[bytes] | None = field(default=None, init=False, repr=False)
     _session: "Session | None" = field(default=None, init=False, repr=False)
-    _models: dict[int, str] = field(default_factory=dict, init=False, repr=False)
+    _models: "ModelProcesses | None" = field(default=None, init=False, repr=False)
 
     def __enter__(self) -> "TritonServer":
         self.start()
@@ -115,7 +115,8 @@ class TritonServer:
                 said = waited
                 progress(waited)
             time.sleep(0.2)
-        self._models = self.session.models()
+        self._models = ModelProcesses(self.session.leader)
+        self._models.lost()
 
     def ready(self) -> bool:
         return is_ready(self.http_url)
@@ -148,12 +149,8 @@ class TritonServer:
         return self._session
 
     def lost_model(self) -> str | None:
-        """A model of whose processes one has ended since the server was ready: Triton starts none in its place.
-
-        What it had under way would never end, and what comes to it is refused.
-        """
-        lost = self._models.keys() - self.session.models().keys()
-        return self._models[min(lost)] if lost else None
+        """A model of whose processes one has ended since the server was ready, see ``ModelProcesses``."""
+        return None if self._models is None else self._models.lost()
 
     def drain(self, seconds: float) -> None:
         """Return once no request has been under way for a second, the server has ended, or the seconds are over.

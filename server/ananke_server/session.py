@@ -43,14 +43,6 @@ class Session:
             return []
         return [process.pid for process in processes() if process.session == self.leader and not process.ended]
 
-    def models(self) -> dict[int, str]:
-        """The processes in which Triton runs models, and which model each runs."""
-        found = {}
-        for process in processes():
-            if process.parent == self.leader and not process.ended and (command := command_line(process.pid))[0].endswith(STUB):
-                found[process.pid] = Path(command[1]).parts[-3]
-        return found
-
     def end(self, grace: float) -> None:
         """SIGTERM to the server, SIGKILL to what is left when the grace is over, and then the shared memory goes. Never raises."""
         shared = shared_memory_of(self.members())
@@ -72,6 +64,32 @@ class Session:
         for path in shared | set(SHARED_MEMORY.glob(f"*{self.shm_prefix}*")):
             with suppress(OSError):
                 path.unlink()
+
+
+class ModelProcesses:
+    """The processes in which a Triton runs models, of which it starts none in the place of one that has ended.
+
+    What that one had under way never ends, and what comes to it is refused.
+    """
+
+    def __init__(self, triton: int) -> None:
+        self._triton = triton
+        self._seen: dict[int, str] = {}
+
+    def running(self) -> dict[int, str]:
+        """Those that run now, by number, and the model of each."""
+        found = {}
+        for process in processes():
+            if process.parent == self._triton and not process.ended and (command := command_line(process.pid))[0].endswith(STUB):
+                found[process.pid] = Path(command[1]).parts[-3]
+        return found
+
+    def lost(self) -> str | None:
+        """A model of whose processes one has ended since this was asked first."""
+        running = self.running()
+        self._seen |= running
+        lost = self._seen.keys() - running.keys()
+        return self._seen[min(lost)] if lost else None
 
 
 @dataclass(frozen=True)

@@ -42,6 +42,7 @@ from ananke_client import (
 )
 from ananke_client.errors import from_wire
 from ananke_server.launch import PROJECT, TritonServer
+from ananke_server.session import ModelProcesses
 
 DISK_KIB, CACHE_KIB = 8192, 64
 HOUR = 3600
@@ -254,13 +255,19 @@ def test_a_jump_of_the_clock_moves_no_deadline_and_no_lease(faulty: Faulty, hour
 def test_a_models_process_that_dies_is_noticed_and_its_streams_end_with_the_server(faulty: Faulty) -> None:
     """The last test here: what serves in the foreground stops the server then (tests/unit/test_foreground.py)."""
     assert faulty.server.lost_model() is None
-    assert set(faulty.server.session.models().values()) == {"validate", "guided_vllm", "guided_relay", "generate_once"}
+    models = ModelProcesses(faulty.server.session.leader).running()
+    assert set(models.values()) == {"validate", "guided_vllm", "guided_relay", "generate_once"}
     with faulty.client("grpc") as grpc, faulty.client("http") as http, ThreadPoolExecutor(2) as pool:
         streams = [client.generate_stream("Numbers: ", LONG, LONG_CONFIG) for client in (grpc, http)]
         for stream in streams:
             next(stream)
         kill(faulty.server, "guided_relay")
         wait_until(lambda: faulty.server.lost_model() == "guided_relay", PATIENCE)
+        health = grpc.health_check()
+        assert not health.ready
+        assert health.status.lost_model == "guided_relay"
+        with pytest.raises(EngineUnavailableError, match="not healthy"):
+            http.generate("Numbers: ", DIGITS, CONFIG)
         wait_until(lambda: totals(faulty.server)["ananke_requests_running"] == 0, PATIENCE)
         faulty.server.stop(grace=2)
         for read in [pool.submit(list, stream) for stream in streams]:

@@ -198,5 +198,8 @@ def test_it_has_the_ensembles_inputs_and_outputs_and_is_not_decoupled(server: Tr
     models = f"http://{server.http_url}/v2/models"
     once, ensemble = (httpx.get(f"{models}/{model}").json() for model in (MODEL, "generate"))
     assert (once["inputs"], once["outputs"]) == (ensemble["inputs"], ensemble["outputs"])
-    configurations = (httpx.get(f"{models}/{model}/config").json() for model in (MODEL, "guided_vllm"))
-    assert [configuration.get("model_transaction_policy") for configuration in configurations] == [None, {"decoupled": True}]
+    once, relay, engine = (httpx.get(f"{models}/{model}/config").json() for model in (MODEL, "guided_relay", "guided_vllm"))
+    assert [each.get("model_transaction_policy") for each in (once, relay, engine)] == [None, {"decoupled": True}, {"decoupled": True}]
+    assert relay["input"] == engine["input"]
+    of_commands = ("running", "status")
+    assert relay["output"] == [output for output in engine["output"] if output["name"] not in of_commands]

@@ -97,9 +97,10 @@ def test_mask_metrics_and_failures_are_there(server: TritonServer, grpc_client: 
     assert eventually(lambda: requests(totals(server), "dead_end", "composite") == requests(before, "dead_end", "composite") + 1)
 
 
-def test_a_client_that_goes_away_stops_a_generation_called_directly(server: TritonServer) -> None:
+@pytest.mark.parametrize("model", ["guided_vllm", "guided_relay"])
+def test_a_client_that_goes_away_stops_a_generation_called_directly(server: TritonServer, model: str) -> None:
     before = settled(server)
-    with AnankeInferenceClient(url=server.grpc_url, model_name="guided_vllm", timeout=120) as client:
+    with AnankeInferenceClient(url=server.grpc_url, model_name=model, timeout=120) as client:
         pieces = client.generate_stream(PROMPT, ConstraintSpec.regex("[a-z ]{900}"), GenerationConfig(max_tokens=1000))
         next(pieces)
         pieces.close()

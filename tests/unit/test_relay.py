@@ -11,10 +11,10 @@ import backend_support as triton
 import pytest
 from waiting import PATIENCE
 
-from ananke_client.errors import DeadEndError, EngineUnavailableError, InternalError
+from ananke_client.errors import CancelledError, DeadEndError, EngineUnavailableError, InternalError
 from ananke_client.report import ConstraintReport
-from ananke_server.engine.request import Delta, GenerateRequest, GenerateResult
-from ananke_server.triton.relay_client import RelayClient
+from ananke_server.engine.request import Delta, Emit, GenerateRequest, GenerateResult
+from ananke_server.triton.relay_client import LostEngineError, RelayClient
 from ananke_server.triton.relay_server import RelayedResponses, RelayServer
 
 assert triton  # before ananke_server.triton
@@ -39,10 +39,14 @@ async def answer(request: GenerateRequest, responses: RelayedResponses) -> None:
         responses.finish(RESULT)
 
 
+async def generate(client: RelayClient, request: GenerateRequest, emit: Emit) -> GenerateResult:
+    return await (await client.call(request, emit)).end()
+
+
 async def whole(client: RelayClient, prompt: str = REQUEST.prompt) -> tuple[Delta, GenerateResult]:
     """All that a call that does not stream brings."""
     deltas: list[Delta] = []
-    result = await client.generate(replace(REQUEST, prompt=prompt), deltas.append)
+    result = await generate(client, replace(REQUEST, prompt=prompt), deltas.append)
     [text] = deltas
     return text, result
 
@@ -117,7 +121,7 @@ def test_a_stream_gets_its_pieces_in_order_and_the_rest_with_the_result(tmp_path
 
     async def test(client: RelayClient, server: RelayServer) -> None:
         stream = replace(REQUEST, stream=True)
-        assert await client.generate(stream, lambda delta: pieces.append((delta.text, delta.tokens))) == RESULT
+        assert await generate(client, stream, lambda delta: pieces.append((delta.text, delta.tokens))) == RESULT
         assert pieces == [*((str(number), 2) for number in range(100)), ("", 1)]
 
     run(tmp_path / "relay", test, speak)
@@ -127,7 +131,7 @@ def test_pieces_come_before_the_end(tmp_path: Path) -> None:
     async def test(client: RelayClient, server: RelayServer) -> None:
         heard = asyncio.Event()
         released.append(heard)
-        await client.generate(replace(REQUEST, stream=True), lambda delta: heard.set())
+        await generate(client, replace(REQUEST, stream=True), lambda delta: heard.set())
 
     async def speak(request: GenerateRequest, responses: RelayedResponses) -> None:
         responses.add(Delta("a", 1))
@@ -165,7 +169,7 @@ def test_an_abandoned_call_is_cancelled_at_once_and_the_others_go_on(tmp_path: P
         await asyncio.sleep(0.05)
         assert not gone["lost"].is_set()
         await client.close()
-        with pytest.raises(EngineUnavailableError, match="has ended"):
+        with pytest.raises(CancelledError, match="the server is shutting down"):
             await calls["lost"]
         await gone["lost"].wait()
 
@@ -189,11 +193,75 @@ def test_a_call_abandoned_before_it_is_watched_is_cancelled(tmp_path: Path) -> N
     run(tmp_path / "relay", test, late)
 
 
+def test_what_cannot_be_read_ends_its_own_call_alone(tmp_path: Path) -> None:
+    """Keys of JSON objects are texts; a number among them can be written, and not read."""
+
+    async def speak(request: GenerateRequest, responses: RelayedResponses) -> None:
+        await asyncio.sleep(0.05)
+        responses.add(Delta(request.prompt, 1))
+        responses.finish(replace(RESULT, metrics={1: "x"}) if request.prompt == "odd" else RESULT)
+
+    async def test(client: RelayClient, server: RelayServer) -> None:
+        calls = [asyncio.create_task(whole(client, prompt)) for prompt in ("one", "odd", "other")]
+        one, odd, other = await asyncio.gather(*calls, return_exceptions=True)
+        assert isinstance(odd, InternalError)
+        assert "cannot be read" in str(odd)
+        assert [one, other] == [(Delta("one", 1), RESULT), (Delta("other", 1), RESULT)]
+        with pytest.raises(InternalError, match="the call cannot be read"):
+            await generate(client, replace(REQUEST, timeout="soon"), lambda _: None)  # type: ignore[arg-type]
+
+    run(tmp_path / "relay", test, speak)
+
+
+def test_a_step_of_all_streams_leaves_as_one_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    streams: list[RelayedResponses] = []
+    over = asyncio.Event()
+
+    async def wait(request: GenerateRequest, responses: RelayedResponses) -> None:
+        streams.append(responses)
+        await over.wait()
+        responses.finish(RESULT)
+
+    async def test(client: RelayClient, server: RelayServer) -> None:
+        pieces: list[Delta] = []
+        calls = [asyncio.create_task(generate(client, replace(REQUEST, stream=True), pieces.append)) for _ in range(20)]
+        while len(streams) < 20:
+            await asyncio.sleep(0.01)
+        [connection] = server._connections
+        writes: list[bytes] = []
+        write = connection.write
+        monkeypatch.setattr(connection, "write", lambda data: (writes.append(data), write(data)))
+        for responses in streams:
+            responses.add(Delta("a", 1))
+        while len(pieces) < 20:
+            await asyncio.sleep(0.01)
+        assert len(writes) == 1
+        over.set()
+        await asyncio.gather(*calls)
+
+    run(tmp_path / "relay", test, wait)
+
+
+def test_what_comes_to_one_that_refuses_is_told_and_what_is_under_way_goes_on(tmp_path: Path) -> None:
+    async def test(client: RelayClient, server: RelayServer) -> None:
+        under_way = asyncio.create_task(whole(client))
+        await asyncio.sleep(0.01)
+        server.refuse()
+        with pytest.raises(EngineUnavailableError, match="shutting down"):
+            await whole(client)
+        assert (await under_way)[1] == RESULT
+
+    run(tmp_path / "relay", test)
+
+
 def test_a_lost_engine_is_told_and_a_new_one_found(tmp_path: Path) -> None:
     async def test(client: RelayClient, server: RelayServer) -> None:
         await whole(client)
-        await client.close()
+        under_way = asyncio.create_task(whole(client))
+        await asyncio.sleep(0.01)
         await server.close()
+        with pytest.raises(LostEngineError, match="has ended"):
+            await under_way
         with pytest.raises(EngineUnavailableError, match="cannot be reached"):
             await whole(client)
         await server.start()

@@ -14,8 +14,6 @@ import triton.language as tl
 
 BLOCK = 4096
 SLOTS = 256
-MOST_AWAITED = 62
-"""Numbers that one launch can wait for, by the bits of a positive int64."""
 
 
 class ApplyBitmask:
@@ -80,7 +78,7 @@ class Await:
 
         Args:
             numbers: ``[n, 8]`` int64 in pinned memory, of which the first column counts.
-            awaited: the bits of those that are waited for; one at least, of ``MOST_AWAITED``.
+            awaited: the bits of those that are waited for, in a positive int64; one at least.
             begun_at, over_at: ``[1]`` int64 there, which get the times at which waiting begins and ends, in ns.
         """
         if self._compiled is None:

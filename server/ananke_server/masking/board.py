@@ -31,6 +31,8 @@ PARTS = 3
 """Parts that are enough for two batches under way, and a GPU that is a step behind."""
 _LINE = 64
 _PAGE = 4096
+MOST_PROCESSES = 62
+"""Mask processes that a board may have: the GPU is told by the bits of a positive int64 for which of them it waits."""
 _DEAD_STEP = 1 << 62
 
 

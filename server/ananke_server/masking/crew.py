@@ -23,8 +23,8 @@ from ananke_server.masking.tokenizer import TokenizerSource, eos_mask, mask_word
 logger = logging.getLogger(__name__)
 
 LEFT_TO_THE_ENGINE = 4
-"""Cores for the engine's thread, the model process, Triton and the sandbox."""
-MOST_PROCESSES = 32
+"""Cores for the engine's thread, the models' processes, Triton and the sandbox."""
+MOST_BY_DEFAULT = 32
 _GATES_OPENED_AGAIN = (0.05, 0.5)
 
 
@@ -34,7 +34,7 @@ class CrewDeadError(Exception):
 
 def default_processes() -> int:
     """Mask processes for this machine: its cores, less those left to the engine."""
-    return max(1, min(MOST_PROCESSES, len(os.sched_getaffinity(0)) - LEFT_TO_THE_ENGINE))
+    return max(1, min(MOST_BY_DEFAULT, len(os.sched_getaffinity(0)) - LEFT_TO_THE_ENGINE))
 
 
 class MaskCrew:

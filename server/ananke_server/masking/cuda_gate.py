@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 
 from ananke_server.masking import bitmask_kernel as kernels
-from ananke_server.masking.board import Board
+from ananke_server.masking.board import MOST_PROCESSES, Board
 from ananke_server.masking.placements import Asked
 
 _PORTABLE = 1
@@ -31,8 +31,11 @@ class CudaGate:
             stamps: whether this rank is the one whose waits are counted.
 
         Raises:
+            ValueError: the board has more mask processes than a kernel can wait for.
             RuntimeError: the driver does not pin the memory.
         """
+        if board.size.processes > MOST_PROCESSES:
+            raise ValueError(f"{board.size.processes} mask processes are more than {MOST_PROCESSES}")
         self._board = board
         with torch.cuda.device(total_len.device):
             torch.cuda.current_stream().synchronize()

@@ -13,6 +13,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, fi
 from ananke_server.constraints.kinds import Kinds
 from ananke_server.constraints.limits import Limits
 from ananke_server.launch import DEFAULT_MODEL, PROJECT
+from ananke_server.masking.board import MOST_PROCESSES
 from ananke_server.masking.crew import default_processes
 from ananke_server.settings.nearest import no_such
 
@@ -182,8 +183,8 @@ class PerformanceSection(Section):
     """GiB of KV cache where the engine runs on CPU."""
     engine_args: dict[str, Any] = Field(default_factory=dict)
     """Further arguments of vLLM's `AsyncEngineArgs`; in the environment a JSON object."""
-    mask_processes: int = Field(default_factory=default_processes, gt=0, le=62)
-    """Processes that fill masks side by side; by default the machine's cores less four, at least one."""
+    mask_processes: int = Field(default_factory=default_processes, gt=0, le=MOST_PROCESSES)
+    """Processes that fill masks side by side, 62 at most; by default the machine's cores less four, 1 to 32."""
     validate_instances: int = Field(
         default_factory=lambda: max(1, min(_MOST_VALIDATE_INSTANCES, len(os.sched_getaffinity(0)) // 2)), gt=0
     )

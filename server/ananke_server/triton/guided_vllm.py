@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import functools
 import json
+import os
 import sys
 import threading
 from collections.abc import Callable
@@ -19,6 +20,7 @@ from ananke_server.handover import Seal
 from ananke_server.heap import release, settle
 from ananke_server.logs import ContentLog, configure_logging
 from ananke_server.protection import usual_stacks
+from ananke_server.session import ModelProcesses
 from ananke_server.settings import load_settings
 from ananke_server.tracing import start_tracing
 from ananke_server.triton.access import Access, log_openness
@@ -66,6 +68,8 @@ class TritonPythonModel:
         self._record = RequestRecord(self._metrics, start_tracing())
         self._relay = RelayServer(relay_path(), self._answer_relayed)
         self._on_loop(self._relay.start())
+        self._models = ModelProcesses(os.getppid())
+        self._models.lost()
         settle()
 
     def execute(self, requests: list[Any]) -> None:
@@ -79,7 +83,11 @@ class TritonPythonModel:
                 self._metrics.count_error(error, 0, Timeline())
                 continue
             if isinstance(request, Command):
-                self._loop.call_soon_threadsafe(self._obey, request, self._pipe.open(sender, outputs))
+                responses = self._pipe.open(sender, outputs)
+                if request.verb == "status":
+                    asyncio.run_coroutine_threadsafe(self._tell_status(responses), self._loop)
+                else:
+                    self._loop.call_soon_threadsafe(self._obey, request, responses)
                 continue
             responses = self._pipe.open(sender, outputs, stream=request.stream)
             watch = functools.partial(self._cancellation.over, responses)
@@ -87,9 +95,10 @@ class TritonPythonModel:
 
     def finalize(self) -> None:
         """Stop the engine, once the requests under way have been answered or ``DRAIN_SECONDS`` are over."""
+        self._loop.call_soon_threadsafe(self._relay.refuse)
         self._on_loop(self._drain())
-        self._on_loop(self._relay.close())
         self._on_loop(self._engine.shutdown())
+        self._on_loop(self._relay.close())
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._cancellation.close()
         self._pipe.close()
@@ -123,11 +132,17 @@ class TritonPythonModel:
             responses.finish(result)
             self._record.finished(request, result, responses.tokens, timeline)
 
+    async def _tell_status(self, responses: Responses) -> None:
+        try:
+            status = self._engine.status() | {"last_error": self._record.last_error}
+            if (lost := await asyncio.to_thread(self._models.lost)) is not None:
+                status |= {"ready": False, "lost_model": lost}
+            responses.answer(json.dumps(status))
+        except Exception as error:  # every request gets its answer
+            responses.fail(error)
+
     def _obey(self, command: Command, responses: Responses) -> None:
         try:
-            if command.verb == "status":
-                responses.answer(json.dumps(self._engine.status() | {"last_error": self._record.last_error}))
-                return
             obey = self._under_way.cancel if command.verb == "cancel" else self._under_way.renew
             running = [obey(name, command.key_name) for name in command.names]
             responses.answer(any(running))

@@ -21,7 +21,8 @@ from ananke_client.report import ConstraintReport
 from ananke_server.engine.request import Delta, GenerateRequest, GenerateResult
 from ananke_server.ownership import owned_path
 
-_LENGTH = struct.Struct("!I")
+_HEAD = struct.Struct("!IQ")
+"""A payload's length, and the number of the call that it is about: what cannot be read concerns that call alone."""
 _CHUNK = 1 << 18
 
 
@@ -63,6 +64,13 @@ class Failure(msgspec.Struct, tag=True, frozen=True):
 Message = Call | Abandon | Piece | Answer | Failure
 
 
+class Unreadable(msgspec.Struct, frozen=True):
+    """A message about a call that is not what it should be; it never travels."""
+
+    number: int
+    fault: str
+
+
 def relay_path() -> Path:
     """Where this Triton server has its relay: the models' processes are children of one server."""
     return owned_path("relay", os.getppid())
@@ -75,27 +83,32 @@ def framed(message: Message) -> bytes:
         TypeError: something in it cannot travel.
     """
     payload = _ENCODER.encode(message)
-    return _LENGTH.pack(len(payload)) + payload
+    return _HEAD.pack(len(payload), message.number) + payload
 
 
 async def messages(reader: asyncio.StreamReader, kind: Any) -> AsyncIterator[Any]:
-    """The messages until the connection's end, each of one of the kinds that ``kind`` unites.
-
-    Raises:
-        msgspec.ValidationError: one is of another kind.
-    """
+    """The messages until the connection's end, each of one of the kinds that ``kind`` unites, or ``Unreadable``."""
     decoder = msgspec.msgpack.Decoder(kind, dec_hook=_decode)
     waiting = bytearray()
     while chunk := await _next_chunk(reader):
         waiting += chunk
         begin = 0
-        while (payload := begin + _LENGTH.size) <= len(waiting):
-            end = payload + _LENGTH.unpack_from(waiting, begin)[0]
-            if end > len(waiting):
+        while (payload := begin + _HEAD.size) <= len(waiting):
+            length, number = _HEAD.unpack_from(waiting, begin)
+            if (end := payload + length) > len(waiting):
                 break
-            yield decoder.decode(waiting[payload:end])
+            with memoryview(waiting)[payload:end] as view:
+                message = _read(decoder, view, number)
+            yield message
             begin = end
         del waiting[:begin]
+
+
+def _read(decoder: msgspec.msgpack.Decoder[Any], payload: memoryview, number: int) -> Any:
+    try:
+        return decoder.decode(payload)
+    except Exception as fault:
+        return Unreadable(number, f"{type(fault).__name__}: {fault}")
 
 
 async def _next_chunk(reader: asyncio.StreamReader) -> bytes:

@@ -9,10 +9,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ananke_client.errors import to_wire
+from ananke_client.errors import EngineUnavailableError, InternalError, to_wire
 from ananke_server.engine.request import Delta, GenerateRequest, GenerateResult, joined
 from ananke_server.triton.codec import known_error
-from ananke_server.triton.relay import Abandon, Answer, Call, Failure, Message, Piece, framed, messages
+from ananke_server.triton.relay import Abandon, Answer, Call, Failure, Message, Piece, Unreadable, framed, messages
 
 
 class RelayServer:
@@ -28,6 +28,8 @@ class RelayServer:
         self._answer = answer
         self._server: asyncio.Server | None = None
         self._tasks: set[asyncio.Task[None]] = set()
+        self._connections: set[asyncio.StreamWriter] = set()
+        self._refuses = False
 
     async def start(self) -> None:
         """Return once calls are taken.
@@ -35,6 +37,7 @@ class RelayServer:
         Raises:
             OSError: the socket cannot be made.
         """
+        self._refuses = False
         self._path.unlink(missing_ok=True)
         listener = socket.socket(socket.AF_UNIX)
         listener.bind(str(self._path))
@@ -42,28 +45,47 @@ class RelayServer:
         self._path.chmod(0o600)
         self._server = await asyncio.start_unix_server(self._attend, sock=listener)
 
-    async def close(self) -> None:
+    def refuse(self) -> None:
         """Take no more calls; those under way go on."""
+        self._refuses = True
         if self._server is not None:
             self._server.close()
         self._path.unlink(missing_ok=True)
 
+    async def close(self) -> None:
+        """End all connections, and with them the calls under way."""
+        self.refuse()
+        for writer in self._connections:
+            writer.close()
+        await asyncio.gather(*(writer.wait_closed() for writer in self._connections), return_exceptions=True)
+
     async def _attend(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         calls: dict[int, RelayedResponses] = {}
         outbox = _Outbox(writer)
+        self._connections.add(writer)
         try:
             async for message in messages(reader, Call | Abandon):
                 if isinstance(message, Call):
-                    calls[message.number] = RelayedResponses(message.number, outbox, stream=message.request.stream)
-                    task = asyncio.create_task(self._take(message, calls))
-                    self._tasks.add(task)
-                    task.add_done_callback(self._tasks.discard)
+                    self._begin(message, RelayedResponses(message.number, outbox, stream=message.request.stream), calls)
+                elif isinstance(message, Unreadable):
+                    error = InternalError(f"the call cannot be read: {message.fault}")
+                    outbox.put(Failure(message.number, to_wire(error)))
                 elif message.number in calls:
                     calls[message.number].abandon()
         finally:
+            self._connections.discard(writer)
             for responses in calls.values():
                 responses.abandon()
             writer.close()
+
+    def _begin(self, call: Call, responses: RelayedResponses, calls: dict[int, RelayedResponses]) -> None:
+        if self._refuses:
+            responses.fail(EngineUnavailableError("the server is shutting down"))
+            return
+        calls[call.number] = responses
+        task = asyncio.create_task(self._take(call, calls))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     async def _take(self, call: Call, calls: dict[int, RelayedResponses]) -> None:
         try:

@@ -16,6 +16,7 @@ import threading
 from typing import Any
 
 from ananke_client.errors import CancelledError, InvalidRequestError
+from ananke_server.engine.prompt import require_size
 from ananke_server.engine.request import Command, GenerateRequest
 from ananke_server.heap import release, settle
 from ananke_server.logs import configure_logging
@@ -25,7 +26,7 @@ from ananke_server.triton.access import Access
 from ananke_server.triton.cancellation import CancellationWatch
 from ananke_server.triton.codec import decode_request, outputs_of
 from ananke_server.triton.relay import relay_path
-from ananke_server.triton.relay_client import LostEngineError, RelayClient
+from ananke_server.triton.relay_client import LostEngineError, RelayClient, RelayedCall
 from ananke_server.triton.request_metrics import RefusedRequests
 from ananke_server.triton.responses import SWITCH_SECONDS, ResponsePipe, Responses
 
@@ -46,6 +47,7 @@ class TritonPythonModel:
         usual_stacks()
         self._streams = json.loads(args["model_config"]).get("model_transaction_policy", {}).get("decoupled", False)
         self._access = Access.of(settings)
+        self._max_prompt_bytes = settings.max_prompt_bytes
         self._pipe = ResponsePipe()
         self._cancellation = CancellationWatch()
         self._metrics = RefusedRequests(self._pipe)
@@ -85,28 +87,35 @@ class TritonPythonModel:
             raise InvalidRequestError(f"{request.verb} is a command to guided_vllm: send it there")
         if request.stream and not self._streams:
             raise InvalidRequestError("generate_once gives one response: leave stream out, or call generate")
+        # The engine's process asks again, of those who call it directly: here, before its loop has to read it all.
+        require_size(request.prompt, self._max_prompt_bytes)
         return request
 
     async def _answer(self, request: GenerateRequest, responses: Responses) -> None:
         task = asyncio.current_task()
         assert task is not None
         self._tasks.add(task)
+        call: RelayedCall | None = None
         try:
             with self._cancellation.over(responses, functools.partial(self._loop.call_soon_threadsafe, task.cancel)):
-                result = await self._relay.generate(request, responses.add)
+                call = await self._relay.call(request, responses.add)
+                result = await call.end()
         except asyncio.CancelledError:
-            responses.fail(CancelledError("nobody takes the responses any more"))
-        except LostEngineError as error:
-            responses.fail(error)
-            self._metrics.count(error)
+            self._fail(responses, CancelledError("nobody takes the responses any more"), call)
         except Exception as error:  # every request gets its answer
             if not hasattr(error, "code"):
                 logger.exception("request %s failed", request.request_id)
-            responses.fail(error)
+            self._fail(responses, error, call)
         else:
             responses.finish(result)
         finally:
             self._tasks.discard(task)
+
+    def _fail(self, responses: Responses, error: Exception, call: RelayedCall | None) -> None:
+        responses.fail(error)
+        # Else the engine's process counts it.
+        if call is None or isinstance(error, LostEngineError):
+            self._metrics.count(error)
 
     async def _drain(self) -> None:
         if self._tasks:

@@ -97,7 +97,7 @@ ANANKE_{{ upper $key }}__{{ upper $inner }}: config.{{ $section }}.{{ $key }}.{{
 {{- $said := include "ananke.configured" . | fromYaml -}}
 {{- range .Values.extraEnv }}{{ $_ := set $said .name "extraEnv" }}{{ end -}}
 {{- $cpu := .Values.resources.cpu -}}
-{{- $counts := dict "ANANKE_MASK_PROCESSES" (max 1 (sub $cpu 4) | min 62) "ANANKE_VALIDATE_INSTANCES" (max 1 (div $cpu 2) | min 8)
+{{- $counts := dict "ANANKE_MASK_PROCESSES" (max 1 (sub $cpu 4) | min 32) "ANANKE_VALIDATE_INSTANCES" (max 1 (div $cpu 2) | min 8)
     "ANANKE_RELAY_INSTANCES" (max 1 (div $cpu 4) | min 4) "ANANKE_SANDBOX_WORKERS" (max 2 (div $cpu 2) | min 8) -}}
 {{- range $variable, $count := $counts }}
 {{- if not (hasKey $said $variable) }}
