@@ -9,7 +9,8 @@ Sides, each with an engine of its own, one after the other on one GPU:
   generate      our ensemble in Triton, gRPC streaming
   vllm_backend  model.py of Triton's vLLM backend in the same Triton, constrained by vLLM's guidance
 A batch of requests is sent at once, by client processes where it goes through Triton; a warm-up, then ``--rounds`` measured ones, or as
-many as make eight requests. Rounds of engine and guided take turns.
+many as make eight requests. Rounds of engine and guided take turns. Where others share the host rounds of one side differ by a quarter:
+"least" is the ratio of each side's shortest one.
 Time a token is (last - first) / (tokens - 1), in tokens and not in messages; a token without text of its own, such as half a
 character, comes to a client of ours with the next text, and to one of the vLLM backend at once. Where tokens come late and in
 bursts their time is flattered; ``last ms``, from the request to its last token, is not. Direct rows make text of tokens too.
@@ -75,10 +76,11 @@ class Results:
 
     def put(self, side: str, kind: Kind, streams: int, point: dict[str, Any]) -> None:
         self.points.append({"side": side, "kind": kind, "streams": streams} | point)
-        base = {(one["kind"], one["streams"]): one["token_ms"] for one in self.points if one["side"] == "engine"}
+        base = {(one["kind"], one["streams"]): one for one in self.points if one["side"] == "engine"}
         for one in self.points:
             if direct := base.get((one["kind"], one["streams"])):
-                one["ratio"] = round(one["token_ms"] / direct, 4)
+                one["ratio"] = round(one["token_ms"] / direct["token_ms"], 4)
+                one["least_ratio"] = round(min(one["round_token_ms"]) / min(direct["round_token_ms"]), 4)
         print(f"{side} {kind} {streams}: {point['token_ms']} ms a token, first after {point['first_token_ms']['mean']} ms", flush=True)
         self.flush()
 
@@ -92,7 +94,7 @@ class Results:
             write_json(self._path, self.about | {"points": self.points, "stall": self.stall, "notes": self.notes})
 
     def print(self) -> None:
-        header = ["side", "kind", "streams", "ms/token", "ratio", "p50 ms", "p99 ms", "first ms", "first p99", "first new"]
+        header = ["side", "kind", "streams", "ms/token", "ratio", "least", "p50 ms", "p99 ms", "first ms", "first p99", "first new"]
         header += ["last ms", "tokens/message", "ms/message", "cut short"]
         print_table(header, [_row(point) for point in self.points])
         if self.stall:
@@ -106,7 +108,7 @@ def _row(point: dict[str, Any]) -> list[object]:
     return [
         *(point[name] for name in ("side", "kind", "streams")),
         f"{point['token_ms']:.3f}",
-        f"{point['ratio']:.3f}" if "ratio" in point else "-",
+        *(f"{point[name]:.3f}" if name in point else "-" for name in ("ratio", "least_ratio")),
         *(f"{point['between_tokens_ms'][name]:.2f}" for name in ("p50", "p99")),
         *(f"{point['first_token_ms'][name]:.1f}" for name in ("mean", "p99")),
         f"{point['first_token_warm_up_ms']['mean']:.1f}" if "first_token_warm_up_ms" in point else "-",
@@ -252,11 +254,11 @@ class Benchmark:
         good = [[one for one in streams_ if _fault(one, kind) is None] for streams_ in rounds]
         if faults := [fault for streams_ in rounds for one in streams_ if (fault := _fault(one, kind))]:
             self._results.note(f"{side} {kind} {streams}: {len(faults)} streams failed: {faults[0]}")
-        measured = [one for streams_ in good[1:] for one in streams_]
+        measured = [streams_ for streams_ in good[1:] if streams_]
         if not measured:
             self._results.note(f"{side} {kind} {streams}: nothing was measured, {self._left():.0f} s are left")
             return
-        self._results.put(side, kind, streams, measures(good[0], measured, len(rounds) - 1, self._arguments.tokens))
+        self._results.put(side, kind, streams, measures(good[0], measured, self._arguments.tokens))
 
 
 def _fault(stream: Stream, kind: Kind) -> str | None:
@@ -267,12 +269,14 @@ def _fault(stream: Stream, kind: Kind) -> str | None:
     return None
 
 
-def measures(warm_up: Sequence[Stream], streams: Sequence[Stream], rounds: int, tokens: int) -> dict[str, Any]:
-    """The measured streams as numbers, in milliseconds unless said otherwise."""
+def measures(warm_up: Sequence[Stream], rounds: Sequence[Sequence[Stream]], tokens: int) -> dict[str, Any]:
+    """The measured streams of each round as numbers, in milliseconds unless said otherwise."""
+    streams = [one for streams_ in rounds for one in streams_]
     point: dict[str, Any] = {
-        "rounds": rounds,
+        "rounds": len(rounds),
         "requests": len(streams),
-        "token_ms": round(1e3 * sum(one.token_time for one in streams) / len(streams), 4),
+        "token_ms": _token_ms(streams),
+        "round_token_ms": [_token_ms(streams_) for streams_ in rounds],
         "between_tokens_ms": percentiles([gap for one in streams for _, gap in one.gaps()], scale=1e3),
         "between_messages_ms": stream_perf.by_messages(streams),
         "tokens_a_message": round(sum(one.tokens for one in streams) / sum(len(one.stamps) for one in streams), 3),
@@ -283,6 +287,10 @@ def measures(warm_up: Sequence[Stream], streams: Sequence[Stream], rounds: int, 
     if warm_up:
         point["first_token_warm_up_ms"] = percentiles([one.first_token for one in warm_up], scale=1e3)
     return point
+
+
+def _token_ms(streams: Sequence[Stream]) -> float:
+    return round(1e3 * sum(one.token_time for one in streams) / len(streams), 4)
 
 
 def _engine_args(arguments: argparse.Namespace) -> dict[str, Any]:

@@ -22,10 +22,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ananke_server.model_processes import ModelProcesses
 from ananke_server.ports import listening_fault
 from ananke_server.protection import addresses, large_stacks, protecting_arguments
 from ananke_server.repository import served_repository
-from ananke_server.session import ModelProcesses, Session
+from ananke_server.session import Session
 
 if TYPE_CHECKING:
     from ananke_server.settings import Settings

@@ -13,7 +13,6 @@ from pathlib import Path
 from ananke_server.ownership import stat_fields
 
 SHARED_MEMORY = Path("/dev/shm")
-STUB = "triton_python_backend_stub"
 STRAGGLERS_SECONDS = 5.0  # what the server leaves behind it may take to end by itself
 
 
@@ -66,32 +65,6 @@ class Session:
                 path.unlink()
 
 
-class ModelProcesses:
-    """The processes in which a Triton runs models, of which it starts none in the place of one that has ended.
-
-    What that one had under way never ends, and what comes to it is refused.
-    """
-
-    def __init__(self, triton: int) -> None:
-        self._triton = triton
-        self._seen: dict[int, str] = {}
-
-    def running(self) -> dict[int, str]:
-        """Those that run now, by number, and the model of each."""
-        found = {}
-        for process in processes():
-            if process.parent == self._triton and not process.ended and (command := command_line(process.pid))[0].endswith(STUB):
-                found[process.pid] = Path(command[1]).parts[-3]
-        return found
-
-    def lost(self) -> str | None:
-        """A model of whose processes one has ended since this was asked first."""
-        running = self.running()
-        self._seen |= running
-        lost = self._seen.keys() - running.keys()
-        return self._seen[min(lost)] if lost else None
-
-
 @dataclass(frozen=True)
 class Process:
     pid: int
@@ -112,14 +85,6 @@ def read_process(pid: int) -> Process | None:
     if fields is None:
         return None
     return Process(pid, parent=int(fields[1]), session=int(fields[3]), started=int(fields[19]), ended=fields[0] in "ZX")
-
-
-def command_line(pid: int) -> list[str]:
-    """A process's arguments, the first of which is the program; empty ones where there is no such process any more."""
-    try:
-        return Path(f"/proc/{pid}/cmdline").read_text(errors="replace").split("\0")
-    except OSError:
-        return [""]
 
 
 def shared_memory_of(pids: Sequence[int]) -> set[Path]:

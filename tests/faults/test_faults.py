@@ -42,7 +42,7 @@ from ananke_client import (
 )
 from ananke_client.errors import from_wire
 from ananke_server.launch import PROJECT, TritonServer
-from ananke_server.session import ModelProcesses
+from ananke_server.model_processes import ModelProcesses
 
 DISK_KIB, CACHE_KIB = 8192, 64
 HOUR = 3600

@@ -21,7 +21,7 @@ def test_time_a_token_counts_tokens_and_not_messages() -> None:
     assert stream.token_time == pytest.approx(0.5 / 5)
     assert [gap for _, gap in stream.gaps()] == pytest.approx([0.1, 0.1, 0.1, 0.1, 0.1])
     assert stream.messages() == pytest.approx([0.1, 0.3, 0.1])
-    point = measures([], [stream], 1, 6)
+    point = measures([], [[stream]], 6)
     assert (point["token_ms"], point["tokens_a_message"], point["ended_early"]) == (100.0, 1.5, 0)
     assert point["between_messages_ms"]["max"] == 300.0
 
@@ -30,13 +30,15 @@ def test_results_are_written_and_printed_with_ratios_to_the_engine(tmp_path: Pat
     results = Results(str(tmp_path / "results.json"), {"device": "none"})
     for side, step in (("generate", 0.11), ("engine", 0.1), ("perf generate", 0.12)):
         stream = Stream(0.0, [(1.0, 1), (1.0 + step, 1)])
-        results.put(side, "hard", 4, measures([stream] if side == "engine" else [], [stream], 1, 2))
+        disturbed = Stream(0.0, [(1.0, 1), (1.3, 1)])
+        results.put(side, "hard", 4, measures([stream] if side == "engine" else [], [[disturbed], [stream]], 2))
     results.note("a note")
     points = json.loads((tmp_path / "results.json").read_text())["points"]
-    assert [point["ratio"] for point in points] == [1.1, 1.0, 1.2]
+    assert [point["ratio"] for point in points] == [1.025, 1.0, 1.05]
+    assert [point["least_ratio"] for point in points] == [1.1, 1.0, 1.2], "of each side's shortest round"
     results.print()
     printed = capsys.readouterr().out.splitlines()
-    assert printed[-4].split()[:5] == ["generate", "hard", "4", "110.000", "1.100"]
+    assert printed[-4].split()[:6] == ["generate", "hard", "4", "205.000", "1.025", "1.100"]
     assert printed[-1] == "note: a note"
 
 

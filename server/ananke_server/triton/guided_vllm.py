@@ -19,8 +19,8 @@ from ananke_server.engine.timeline import Timeline
 from ananke_server.handover import Seal
 from ananke_server.heap import release, settle
 from ananke_server.logs import ContentLog, configure_logging
+from ananke_server.model_processes import ModelProcesses
 from ananke_server.protection import usual_stacks
-from ananke_server.session import ModelProcesses
 from ananke_server.settings import load_settings
 from ananke_server.tracing import start_tracing
 from ananke_server.triton.access import Access, log_openness

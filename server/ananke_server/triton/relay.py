@@ -12,7 +12,7 @@ import os
 import struct
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 from pydantic import BaseModel
@@ -64,8 +64,8 @@ class Failure(msgspec.Struct, tag=True, frozen=True):
 Message = Call | Abandon | Piece | Answer | Failure
 
 
-class Unreadable(msgspec.Struct, frozen=True):
-    """A message about a call that is not what it should be; it never travels."""
+class Unreadable(NamedTuple):
+    """Stands for a message about a call that is not what it should be."""
 
     number: int
     fault: str

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import socket
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
@@ -13,6 +14,8 @@ from ananke_client.errors import EngineUnavailableError, InternalError, to_wire
 from ananke_server.engine.request import Delta, GenerateRequest, GenerateResult, joined
 from ananke_server.triton.codec import known_error
 from ananke_server.triton.relay import Abandon, Answer, Call, Failure, Message, Piece, Unreadable, framed, messages
+
+logger = logging.getLogger(__name__)
 
 
 class RelayServer:
@@ -74,6 +77,8 @@ class RelayServer:
                     calls[message.number].abandon()
         finally:
             self._connections.discard(writer)
+            if calls and not self._refuses:
+                logger.warning("a relay's connection has ended, and with it %d requests that it had under way", len(calls))
             for responses in calls.values():
                 responses.abandon()
             writer.close()
