@@ -23,6 +23,7 @@ from ananke_server.session import Session
 RUN = Path(os.environ.get("ANANKE_RUN_DIR") or PROJECT / ".ananke" / "run")
 RECORD = RUN / "server.json"
 LOG = RUN / "triton.log"
+STOPPING = (signal.SIGINT, signal.SIGTERM)
 
 
 def main() -> int:
@@ -98,8 +99,8 @@ def foreground(arguments: argparse.Namespace) -> int:
     def end(number: int, _: FrameType | None) -> None:
         raise SystemExit(128 + number)
 
-    signal.signal(signal.SIGINT, end)
-    signal.signal(signal.SIGTERM, end)
+    for number in STOPPING:
+        signal.signal(number, end)
     with alone():
         if record := Record.read():
             return already_there(record)
@@ -116,19 +117,26 @@ def foreground(arguments: argparse.Namespace) -> int:
 
 def attend(server: TritonServer) -> NoReturn:
     """Stay until the server ends, or this program is told to stop and requests under way have had their time."""
-    try:
-        print_addresses("serving", Record.of(server))
-        while server.running:
-            reap_orphans(server.session.leader)
-            if (lost := server.lost_model()) and server.running:
-                raise LaunchError(f"a process of the model {lost} has ended, and Triton starts none in its place: the server is stopped")
-            time.sleep(0.5)
-        raise LaunchError("the server ended")
-    except SystemExit as told:
-        if told.code == 128 + signal.SIGTERM:
-            print("told to stop: requests under way may end first", flush=True)
-            server.drain(server.settings.drain_timeout)
-        raise
+    # What a handler raises is lost where it happens to run within a finalizer, so from here on it only takes a note.
+    told: list[int] = []
+    for number in STOPPING:
+        signal.signal(number, lambda number, _: told.append(number))
+
+    def pause(seconds: float) -> int | None:
+        time.sleep(seconds)
+        return told.pop(0) if told else None
+
+    print_addresses("serving", Record.of(server))
+    while server.running:
+        reap_orphans(server.session.leader)
+        if (lost := server.lost_model()) and server.running:
+            raise LaunchError(f"a process of the model {lost} has ended, and Triton starts none in its place: the server is stopped")
+        if last := pause(0.5):
+            if last == signal.SIGTERM:
+                print("told to stop: requests under way may end first", flush=True)
+                last = server.drain(server.settings.drain_timeout, pause) or last
+            raise SystemExit(128 + last)
+    raise LaunchError("the server ended")
 
 
 def reap_orphans(server: int) -> None:

@@ -153,10 +153,11 @@ class TritonServer:
         """A model of whose processes one has ended since the server was ready, see ``ModelProcesses``."""
         return None if self._models is None else self._models.lost()
 
-    def drain(self, seconds: float) -> None:
+    def drain(self, seconds: float, pause: Callable[[float], int | None] = time.sleep) -> int | None:
         """Return once no request has been under way for a second, the server has ended, or the seconds are over.
 
-        Those that come meanwhile are taken, and leases renewed. A Triton that has been told to stop does neither: what our clients
+        Also as soon as ``pause``, which is given a tenth of a second between two looks, returns something, which is returned.
+        Requests that come meanwhile are taken, and leases renewed. A Triton that has been told to stop does neither: what our clients
         have under way would end with its lease.
         """
         end, quiet_since = time.monotonic() + seconds, None
@@ -166,8 +167,10 @@ class TritonServer:
             elif quiet_since is None:
                 quiet_since = now
             elif now - quiet_since >= QUIET_SECONDS:
-                return
-            time.sleep(0.1)
+                return None
+            if told := pause(0.1):
+                return told
+        return None
 
     def stop(self, grace: float = 30.0) -> None:
         """End the server and all it started; after `grace` seconds by SIGKILL. Does nothing to one that was not started."""
