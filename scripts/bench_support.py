@@ -7,7 +7,7 @@ import json
 import os
 import platform
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -65,6 +65,20 @@ class TokenTimes:
         """The time of each token after the first message, and the time before it: that of tokens that came at once is shared evenly."""
         pairs = zip(self.stamps, self.stamps[1:], strict=False)
         return [(now, (now - before) / count) for (before, _), (now, count) in pairs for _ in range(count)]
+
+
+def token_ms(streams: Sequence[TokenTimes]) -> float:
+    """The mean time a token of requests, in milliseconds."""
+    return round(1e3 * sum(stream.token_time for stream in streams) / len(streams), 4)
+
+
+RATIOS: Final = ("ratio", "least_ratio")
+
+
+def set_ratios(point: dict[str, Any], base: Mapping[str, Any]) -> None:
+    """Hold a point's time a token against another's: the mean of its rounds, and its shortest one."""
+    point["ratio"] = round(point["token_ms"] / base["token_ms"], 4)
+    point["least_ratio"] = round(min(point["round_token_ms"]) / min(base["round_token_ms"]), 4)
 
 
 def print_table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> None:

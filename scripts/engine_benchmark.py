@@ -23,7 +23,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from bench_support import measured_rounds, percentiles, print_table, write_json
+from bench_support import RATIOS, measured_rounds, percentiles, print_table, set_ratios, write_json
 from engine_rounds import OURS, PROMPT_TOKENS, SAMPLING, UNCONSTRAINED, Bench, Round, measures
 from engine_workloads import Accepts, Workload, backend_check, easy, hard, real
 from llguidance import LLTokenizer
@@ -60,8 +60,7 @@ class Results:
         self.points[workload, batch, variant] = point
         for (kind, size, _), other in self.points.items():
             if (base := self.points.get((kind, size, UNCONSTRAINED))) is not None:
-                other["ratio"] = round(other["token_ms"] / base["token_ms"], 4)
-                other["least_ratio"] = round(min(other["round_token_ms"]) / min(base["round_token_ms"]), 4)
+                set_ratios(other, base)
                 other["added_us_row"] = round((other["token_ms"] - base["token_ms"]) * 1e3 / size, 2)
         self.flush()
 
@@ -87,7 +86,7 @@ def _cells(point: dict[str, Any]) -> list[object]:
     mask = point.get("mask")
     return [
         f"{point['token_ms']:.3f}",
-        *(f"{point[name]:.3f}" if name in point else "-" for name in ("ratio", "least_ratio")),
+        *(f"{point[name]:.3f}" if name in point else "-" for name in RATIOS),
         f"{point['steady_step_ms']:.3f}" if point["steady_step_ms"] else "-",
         *(f"{point['between_tokens_ms'][name]:.2f}" for name in ("p50", "p99")),
         *(f"{point[name]['mean']:.1f}" for name in ("first_token_ms", "first_token_warm_up_ms")),

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 import numpy as np
-from bench_support import TokenTimes, percentiles
+from bench_support import TokenTimes, percentiles, token_ms
 from engine_workloads import Job
 
 from ananke_server.engine.guides import GuideDesk
@@ -133,8 +133,8 @@ def measures(warm_up: Round, rounds: Sequence[Round], tokens: int) -> dict[str, 
     steady = [step for one in rounds if (step := _steady_step(one.streams)) is not None]
     result: dict[str, Any] = {
         "rounds": len(rounds),
-        "token_ms": _token_ms(streams),
-        "round_token_ms": [_token_ms(one.streams) for one in rounds],
+        "token_ms": token_ms(streams),
+        "round_token_ms": [token_ms(one.streams) for one in rounds],
         "steady_step_ms": round(float(np.mean(steady)) * 1e3, 4) if steady else None,
         "between_tokens_ms": percentiles(gaps, scale=1e3),
         "first_token_ms": percentiles([stream.first_token for stream in streams], scale=1e3),
@@ -156,10 +156,6 @@ def measures(warm_up: Round, rounds: Sequence[Round], tokens: int) -> dict[str, 
     if stages := [one.stages for one in rounds if one.stages]:
         result["stages"] = stages[-1]
     return result
-
-
-def _token_ms(streams: Sequence[Stream]) -> float:
-    return round(float(np.mean([stream.token_time for stream in streams])) * 1e3, 4)
 
 
 def _steady_step(streams: Sequence[Stream]) -> float | None:

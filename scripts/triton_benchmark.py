@@ -38,7 +38,7 @@ from typing import Any, Final
 import stream_perf
 import stream_stall
 from bench_server import serving
-from bench_support import measured_rounds, percentiles, print_table, write_json
+from bench_support import RATIOS, measured_rounds, percentiles, print_table, set_ratios, token_ms, write_json
 from model_shape import CAPTURED, SHAPE_7B, write_shape
 from stream_clients import Clients, Order, Stream, clients
 from stream_workloads import HARD_BEGINNING, KINDS, SAMPLED, Kind, Prompts, Request
@@ -79,8 +79,7 @@ class Results:
         base = {(one["kind"], one["streams"]): one for one in self.points if one["side"] == "engine"}
         for one in self.points:
             if direct := base.get((one["kind"], one["streams"])):
-                one["ratio"] = round(one["token_ms"] / direct["token_ms"], 4)
-                one["least_ratio"] = round(min(one["round_token_ms"]) / min(direct["round_token_ms"]), 4)
+                set_ratios(one, direct)
         print(f"{side} {kind} {streams}: {point['token_ms']} ms a token, first after {point['first_token_ms']['mean']} ms", flush=True)
         self.flush()
 
@@ -108,7 +107,7 @@ def _row(point: dict[str, Any]) -> list[object]:
     return [
         *(point[name] for name in ("side", "kind", "streams")),
         f"{point['token_ms']:.3f}",
-        *(f"{point[name]:.3f}" if name in point else "-" for name in ("ratio", "least_ratio")),
+        *(f"{point[name]:.3f}" if name in point else "-" for name in RATIOS),
         *(f"{point['between_tokens_ms'][name]:.2f}" for name in ("p50", "p99")),
         *(f"{point['first_token_ms'][name]:.1f}" for name in ("mean", "p99")),
         f"{point['first_token_warm_up_ms']['mean']:.1f}" if "first_token_warm_up_ms" in point else "-",
@@ -275,8 +274,8 @@ def measures(warm_up: Sequence[Stream], rounds: Sequence[Sequence[Stream]], toke
     point: dict[str, Any] = {
         "rounds": len(rounds),
         "requests": len(streams),
-        "token_ms": _token_ms(streams),
-        "round_token_ms": [_token_ms(streams_) for streams_ in rounds],
+        "token_ms": token_ms(streams),
+        "round_token_ms": [token_ms(streams_) for streams_ in rounds],
         "between_tokens_ms": percentiles([gap for one in streams for _, gap in one.gaps()], scale=1e3),
         "between_messages_ms": stream_perf.by_messages(streams),
         "tokens_a_message": round(sum(one.tokens for one in streams) / sum(len(one.stamps) for one in streams), 3),
@@ -287,10 +286,6 @@ def measures(warm_up: Sequence[Stream], rounds: Sequence[Sequence[Stream]], toke
     if warm_up:
         point["first_token_warm_up_ms"] = percentiles([one.first_token for one in warm_up], scale=1e3)
     return point
-
-
-def _token_ms(streams: Sequence[Stream]) -> float:
-    return round(1e3 * sum(one.token_time for one in streams) / len(streams), 4)
 
 
 def _engine_args(arguments: argparse.Namespace) -> dict[str, Any]:

@@ -67,7 +67,7 @@ class TritonServer:
     shm_prefix: str = field(default_factory=lambda: f"ananke{secrets.token_hex(4)}_", init=False)
     _process: subprocess.Popen[bytes] | None = field(default=None, init=False, repr=False)
     _session: "Session | None" = field(default=None, init=False, repr=False)
-    _models: "ModelProcesses | None" = field(default=None, init=False, repr=False)
+    _models: ModelProcesses | None = field(default=None, init=False, repr=False)
 
     def __enter__(self) -> "TritonServer":
         self.start()
@@ -117,7 +117,6 @@ class TritonServer:
                 progress(waited)
             time.sleep(0.2)
         self._models = ModelProcesses(self.session.leader)
-        self._models.lost()
 
     def ready(self) -> bool:
         return is_ready(self.http_url)

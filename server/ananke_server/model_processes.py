@@ -17,7 +17,7 @@ class ModelProcesses:
 
     def __init__(self, triton: int) -> None:
         self._triton = triton
-        self._seen: dict[int, str] = {}
+        self._seen = self.running()
 
     def running(self) -> dict[int, str]:
         """Those that run now, by number, and the model of each."""
@@ -28,7 +28,7 @@ class ModelProcesses:
         return found
 
     def lost(self) -> str | None:
-        """A model of whose processes one has ended since this was asked first."""
+        """A model of whose processes one has ended that ran when this was made, or was asked."""
         running = self.running()
         self._seen |= running
         lost = self._seen.keys() - running.keys()

@@ -69,7 +69,6 @@ class TritonPythonModel:
         self._relay = RelayServer(relay_path(), self._answer_relayed)
         self._on_loop(self._relay.start())
         self._models = ModelProcesses(os.getppid())
-        self._models.lost()
         settle()
 
     def execute(self, requests: list[Any]) -> None:
@@ -83,11 +82,7 @@ class TritonPythonModel:
                 self._metrics.count_error(error, 0, Timeline())
                 continue
             if isinstance(request, Command):
-                responses = self._pipe.open(sender, outputs)
-                if request.verb == "status":
-                    asyncio.run_coroutine_threadsafe(self._tell_status(responses), self._loop)
-                else:
-                    self._loop.call_soon_threadsafe(self._obey, request, responses)
+                asyncio.run_coroutine_threadsafe(self._obey(request, self._pipe.open(sender, outputs)), self._loop)
                 continue
             responses = self._pipe.open(sender, outputs, stream=request.stream)
             watch = functools.partial(self._cancellation.over, responses)
@@ -132,17 +127,17 @@ class TritonPythonModel:
             responses.finish(result)
             self._record.finished(request, result, responses.tokens, timeline)
 
-    async def _tell_status(self, responses: Responses) -> None:
-        try:
-            status = self._engine.status() | {"last_error": self._record.last_error}
-            if (lost := await asyncio.to_thread(self._models.lost)) is not None:
-                status |= {"ready": False, "lost_model": lost}
-            responses.answer(json.dumps(status))
-        except Exception as error:  # every request gets its answer
-            responses.fail(error)
+    async def _status(self) -> str:
+        status = self._engine.status() | {"last_error": self._record.last_error}
+        if (lost := await asyncio.to_thread(self._models.lost)) is not None:
+            status |= {"ready": False, "lost_model": lost}
+        return json.dumps(status)
 
-    def _obey(self, command: Command, responses: Responses) -> None:
+    async def _obey(self, command: Command, responses: Responses) -> None:
         try:
+            if command.verb == "status":
+                responses.answer(await self._status())
+                return
             obey = self._under_way.cancel if command.verb == "cancel" else self._under_way.renew
             running = [obey(name, command.key_name) for name in command.names]
             responses.answer(any(running))
