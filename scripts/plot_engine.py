@@ -1,6 +1,8 @@
 """Draw the results of engine_benchmark.py: a step's time over the unconstrained one, by batch, for each workload.
 
-    python scripts/plot_engine.py engine.png engine.json [xgrammar.json]
+    python scripts/plot_engine.py engine.png engine.json [xgrammar.json...]
+
+A point that several files have is the last one's.
 
 Needs matplotlib (``pip install matplotlib``), which nothing else here does.
 """
@@ -26,15 +28,17 @@ def main() -> int:
         print(__doc__, file=sys.stderr)
         return 2
     results = [json.loads(Path(path).read_text(encoding="utf-8")) for path in sys.argv[2:]]
-    points = [point for result in results for point in result["points"] if point["variant"] in NAMES and "ratio" in point]
+    every = [point for result in results for point in result["points"] if point["variant"] in NAMES and "ratio" in point]
+    points = list({(point["workload"], point["batch"], point["variant"]): point for point in every}.values())
     workloads = sorted({point["workload"] for point in points})
     figure, axes = plt.subplots(1, len(workloads), figsize=(4.2 * len(workloads), 3.6), sharey=True, squeeze=False)
     for axis, workload in zip(axes[0], workloads, strict=True):
         _draw(axis, workload, [point for point in points if point["workload"] == workload])
     axes[0][0].set_ylabel("time a token over unconstrained")
     axes[0][-1].legend(frameon=False)
-    first = results[0]
-    figure.suptitle(f"{first['device']}, vLLM 0.32, a 7B shape, vocabulary of 151,646 ({first['date'][:10]})", fontsize=10)
+    dates = sorted({result["date"][:10] for result in results})
+    title = f"{results[0]['device']}, vLLM 0.32, a 7B shape, vocabulary of 151,646 ({' to '.join(dict.fromkeys((dates[0], dates[-1])))})"
+    figure.suptitle(title, fontsize=10)
     figure.tight_layout()
     figure.savefig(sys.argv[1], dpi=130)
     return 0
@@ -49,7 +53,7 @@ def _draw(axis: Any, workload: str, points: list[dict[str, Any]]) -> None:
     axis.set(title=workload, xlabel="requests in the batch", xscale="log", yscale="log")
     batches = sorted({point["batch"] for point in points})
     axis.set_xticks(batches, [str(batch) for batch in batches])
-    axis.set_yticks([1, 1.5, 2, 3, 5, 8], ["1", "1.5", "2", "3", "5", "8"])
+    axis.set_yticks([1, 1.5, 2, 3, 5, 10, 20, 30], ["1", "1.5", "2", "3", "5", "10", "20", "30"])
     axis.minorticks_off()
 
 

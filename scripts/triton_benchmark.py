@@ -124,7 +124,7 @@ def main() -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     with tempfile.TemporaryDirectory(prefix="ananke-triton-") as folder:
         model = str(DEFAULT_MODEL) if arguments.tokenizer is None else write_shape(Path(arguments.tokenizer), tiny=arguments.quick)
-        os.environ |= _environment(arguments, model)
+        os.environ |= environment(arguments, model)
         results = Results(arguments.output, _about(arguments))
         benchmark = Benchmark(arguments, Path(folder), Prompts(model), results)
         try:
@@ -250,8 +250,8 @@ class Benchmark:
 
     def _put(self, side: str, kind: Kind, streams: int, rounds: Sequence[Sequence[Stream]]) -> None:
         """A point of the rounds after the first, which warms up; without any there is a note instead."""
-        good = [[one for one in streams_ if _fault(one, kind) is None] for streams_ in rounds]
-        if faults := [fault for streams_ in rounds for one in streams_ if (fault := _fault(one, kind))]:
+        good = [[one for one in streams_ if stream_fault(one, kind) is None] for streams_ in rounds]
+        if faults := [fault for streams_ in rounds for one in streams_ if (fault := stream_fault(one, kind))]:
             self._results.note(f"{side} {kind} {streams}: {len(faults)} streams failed: {faults[0]}")
         measured = [streams_ for streams_ in good[1:] if streams_]
         if not measured:
@@ -260,7 +260,7 @@ class Benchmark:
         self._results.put(side, kind, streams, measures(good[0], measured, self._arguments.tokens))
 
 
-def _fault(stream: Stream, kind: Kind) -> str | None:
+def stream_fault(stream: Stream, kind: Kind) -> str | None:
     if stream.error is not None or len(stream.stamps) < 2:
         return stream.error or f"{stream.tokens} tokens"
     if kind == "hard" and stream.text and not stream.text.startswith(HARD_BEGINNING):
@@ -296,7 +296,7 @@ def _engine_args(arguments: argparse.Namespace) -> dict[str, Any]:
     return further
 
 
-def _environment(arguments: argparse.Namespace, model: str) -> dict[str, str]:
+def environment(arguments: argparse.Namespace, model: str) -> dict[str, str]:
     """Settings of our server, and of the engine in this process."""
     environment = {
         "ANANKE_MODEL": model,

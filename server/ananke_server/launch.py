@@ -22,6 +22,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ananke_server.cores import KEPT_VARIABLE, TooFewCoresError, kept_off, to_keep
 from ananke_server.model_processes import ModelProcesses
 from ananke_server.ports import listening_fault
 from ananke_server.protection import addresses, large_stacks, protecting_arguments
@@ -89,6 +90,7 @@ class TritonServer:
                 self.log_file.parent.mkdir(parents=True, exist_ok=True)
                 output = opened.enter_context(self.log_file.open("wb"))
             opened.enter_context(large_stacks(self.settings.thread_stack_mib))
+            opened.enter_context(kept_off(self._kept_cores))
             self._process = subprocess.Popen(
                 arguments, env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
             )
@@ -223,6 +225,13 @@ class TritonServer:
         except ConfigError as fault:
             raise LaunchError(str(fault)) from None
 
+    @cached_property
+    def _kept_cores(self) -> set[int]:
+        try:
+            return to_keep(self.settings.engine_cores, self.settings.tensor_parallel_size * self.settings.pipeline_parallel_size)
+        except TooFewCoresError as fault:
+            raise LaunchError(str(fault)) from None
+
     def repositories(self) -> list[Path]:
         """The repositories to serve, configured as the settings say."""
         served = []
@@ -251,7 +260,8 @@ class TritonServer:
             environment["ANANKE_CONFIG"] = str(Path(config).expanduser().resolve())
         environment.pop("ANANKE_MANAGEMENT_KEY", None)  # it is Triton's argument, and no model's business
         environment.pop("VLLM_ALLOW_INSECURE_SERIALIZATION", None)  # vLLM's processes would then send each other pickles
-        return environment | {"ANANKE_MODEL": model}
+        kept = ",".join(map(str, sorted(self._kept_cores)))
+        return environment | {"ANANKE_MODEL": model, KEPT_VARIABLE: kept}
 
     def _end(self) -> str:
         code = self._process.returncode if self._process is not None else None

@@ -88,6 +88,21 @@ class TestLife:
         assert not server.running
         assert session.members() == []
 
+    @pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="one core cannot be kept of one")
+    def test_it_keeps_off_the_cores_that_are_the_engines(self, stand_in, monkeypatch):
+        before = os.sched_getaffinity(0)
+        monkeypatch.setenv("ANANKE_ENGINE_CORES", "1")
+        with stand_in(f"import os; print(*os.sched_getaffinity(0)); print(os.environ['ANANKE_CORES_KEPT'], flush=True){READY}") as server:
+            server.wait_until_ready(timeout=20)
+            left, kept = server.log_file.read_text().splitlines()
+        assert set(map(int, left.split())) == before - {int(kept)} != before
+        assert os.sched_getaffinity(0) == before
+
+    def test_more_cores_for_the_engine_than_there_are_end_the_start(self, stand_in, monkeypatch):
+        monkeypatch.setenv("ANANKE_ENGINE_CORES", "4096")
+        with pytest.raises(LaunchError, match=r"engine_cores is 4096, and there are \d+ cores: set it to"):
+            stand_in(READY).start()
+
     def test_death_is_noticed_with_the_end_of_the_log(self, stand_in):
         server = stand_in("print('loading'); print('no such model'); sys.exit(3)")
         with pytest.raises(LaunchError, match=r"ended with status 3 before it was ready(.|\n)*no such model"), server:

@@ -9,7 +9,7 @@ import pytest
 import stream_perf
 from stream_clients import Stream
 from stream_workloads import Request
-from triton_benchmark import Results, _fault, measures
+from triton_benchmark import Results, measures, stream_fault
 from vllm_backend import make_repository
 
 from ananke_client.grpc_codec import decode_outputs
@@ -84,11 +84,11 @@ def test_sides_are_asked_for_the_same() -> None:
 
 def test_an_output_that_ignores_its_constraint_is_a_fault() -> None:
     stamps = [(1.0, 1), (1.1, 1)]
-    assert _fault(Stream(0.0, stamps, text='[{"text_0":"abc'), "hard") is None
-    assert "not enforced" in str(_fault(Stream(0.0, stamps, text="Once upon"), "hard"))
-    assert _fault(Stream(0.0, stamps, text="Once upon"), "unconstrained") is None
-    assert _fault(Stream(0.0, stamps, error="[internal] x"), "hard") == "[internal] x"
-    assert _fault(Stream(0.0, stamps[:1]), "hard") == "1 tokens"
+    assert stream_fault(Stream(0.0, stamps, text='[{"text_0":"abc'), "hard") is None
+    assert "not enforced" in str(stream_fault(Stream(0.0, stamps, text="Once upon"), "hard"))
+    assert stream_fault(Stream(0.0, stamps, text="Once upon"), "unconstrained") is None
+    assert stream_fault(Stream(0.0, stamps, error="[internal] x"), "hard") == "[internal] x"
+    assert stream_fault(Stream(0.0, stamps[:1]), "hard") == "1 tokens"
 
 
 def test_the_other_backend_becomes_a_model_of_ours_as_it_lies(tmp_path: Path) -> None:

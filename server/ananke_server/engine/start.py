@@ -50,6 +50,7 @@ async def start_engine(settings: Settings, figures: EngineFigures | None = None)
         os.environ[ADDRESS_VARIABLE] = crew.address
         llm = await _vllm(config, figures or EngineFigures())
         opened.callback(llm.shutdown)
+        await llm.collective_rpc("ananke_use_kept_cores")
         await crew.wait_until_up()
         opened.pop_all()
     return VllmEngine(llm, crew, can_sleep=bool(config.model_config.enable_sleep_mode))

@@ -15,6 +15,7 @@ from typing import Any
 
 from llguidance import LLTokenizer
 
+from ananke_server.cores import available
 from ananke_server.masking.board import PARTS, BoardFile, Size
 from ananke_server.masking.messages import Inbox, Message, packed
 from ananke_server.masking.tickets import Failure, Outcome, Ticket
@@ -34,7 +35,7 @@ class CrewDeadError(Exception):
 
 def default_processes() -> int:
     """Mask processes for this machine: its cores, less those left to the engine."""
-    return max(1, min(MOST_BY_DEFAULT, len(os.sched_getaffinity(0)) - LEFT_TO_THE_ENGINE))
+    return max(1, min(MOST_BY_DEFAULT, len(available()) - LEFT_TO_THE_ENGINE))
 
 
 class MaskCrew:

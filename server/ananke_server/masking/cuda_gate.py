@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+from triton.runtime import driver
 
 from ananke_server.masking import bitmask_kernel as kernels
 from ananke_server.masking.board import MOST_PROCESSES, Board
@@ -46,6 +47,9 @@ class CudaGate:
         self._masks = [HostPointer(masks.ctypes.data) for masks in board.masks]
         pairs = board.stamps[..., None] if stamps else [board.stamps[-1, :, None]] * board.size.parts
         self._stamps = [[HostPointer(moment.ctypes.data, torch.int64) for moment in pair] for pair in pairs]
+        self._device = total_len.device.index
+        # Torch's object for a stream takes as long to make as a launch does.
+        self._stream_of = driver.active.get_current_stream
         self._send = kernels.SendNewest()
         self._await = kernels.Await()
         self._apply = kernels.ApplyBitmask()
@@ -55,12 +59,11 @@ class CudaGate:
         board.stamps[:] = 0
 
     def send(self, step: int, total_len: torch.Tensor, all_token_ids: torch.Tensor) -> None:
-        stream = torch.cuda.current_stream().cuda_stream
-        self._send(stream, total_len, all_token_ids, *self._newest, self._arrived, step)
+        self._send(self._stream_of(self._device), total_len, all_token_ids, *self._newest, self._arrived, step)
 
     def apply(self, step: int, asked: Asked, logits: torch.Tensor) -> None:
         part = self._board.part(step)
-        stream = torch.cuda.current_stream().cuda_stream
+        stream = self._stream_of(self._device)
         self._await(stream, self._done, asked.awaited, step, *self._stamps[part])
         self._apply(stream, logits, self._masks[part], asked.masks, self._board.size.stride, self._board.size.words)
 

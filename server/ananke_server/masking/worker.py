@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
+from ananke_server import cores
 from ananke_server.masking.board import ADDRESS_VARIABLE, open_board
 from ananke_server.masking.placements import Placements
 from ananke_server.masking.stage_times import StageTimes
@@ -58,3 +59,7 @@ class WorkerExtension:
     def ananke_stage_times(self) -> dict[str, dict[str, float]]:
         """What the steps' stages took since the last call; empty where ``ANANKE_STAGE_TIMES`` is not set."""
         return stages.take()
+
+    def ananke_use_kept_cores(self) -> None:
+        """Let this worker's thread use the cores that are kept for it; what else runs in its process keeps off them."""
+        cores.use_kept()

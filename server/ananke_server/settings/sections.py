@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -12,6 +11,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, fi
 
 from ananke_server.constraints.kinds import Kinds
 from ananke_server.constraints.limits import Limits
+from ananke_server.cores import available
 from ananke_server.launch import DEFAULT_MODEL, PROJECT
 from ananke_server.masking.board import MOST_PROCESSES
 from ananke_server.masking.crew import default_processes
@@ -185,13 +185,16 @@ class PerformanceSection(Section):
     """Further arguments of vLLM's `AsyncEngineArgs`; in the environment a JSON object."""
     mask_processes: int = Field(default_factory=default_processes, gt=0, le=MOST_PROCESSES)
     """Processes that fill masks side by side, 62 at most; by default the machine's cores less four, 1 to 32."""
+    engine_cores: int | None = Field(default=None, ge=0)
+    """Processor cores that nothing but the engine's threads may use; by default one for each GPU, where the machine has GPUs and eight
+    cores for each; 0 is none."""
     validate_instances: int = Field(
-        default_factory=lambda: max(1, min(_MOST_VALIDATE_INSTANCES, len(os.sched_getaffinity(0)) // 2)), gt=0
+        default_factory=lambda: max(1, min(_MOST_VALIDATE_INSTANCES, len(available()) // 2)), gt=0
     )
     """Processes of the `validate` model; by default half the machine's cores, 1 to 8."""
-    relay_instances: int = Field(default_factory=lambda: max(1, min(_MOST_RELAYS, len(os.sched_getaffinity(0)) // 4)), gt=0)
+    relay_instances: int = Field(default_factory=lambda: max(1, min(_MOST_RELAYS, len(available()) // 4)), gt=0)
     """Processes of the `guided_relay` model, which send what `generate` answers; by default one for 4 of the machine's cores, 1 to 4."""
-    sandbox_workers: int = Field(default_factory=lambda: max(2, min(8, len(os.sched_getaffinity(0)) // 2)), gt=0)
+    sandbox_workers: int = Field(default_factory=lambda: max(2, min(8, len(available()) // 2)), gt=0)
     """Constraints compiled at once, by default half the machine's cores, 2 to 8; as many more, at least four, that take longer than
     0.1 s. Each may take `limits.compile_mib`."""
     compile_cache_entries: int = Field(default=4096, gt=0)

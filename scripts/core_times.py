@@ -1,0 +1,163 @@
+"""Time a token through Triton while the engine's thread shares all cores, while one is kept for it, and while it is tied to that one.
+
+    python scripts/core_times.py --tokenizer DIR --streams 128 --server-cores 16 --output cores.json
+    python scripts/core_times.py --quick
+
+Arrangements of one server's threads, made from outside, in turns round by round; ``kept`` is what the setting ``engine_cores`` does. The
+clients have the cores beyond the server's. A warm-up of each, then the measured rounds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Iterable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Final
+
+import psutil
+from bench_server import serving
+from bench_support import RATIOS, percentiles, print_table, set_ratios, token_ms, write_json
+from model_shape import write_shape
+from stream_clients import Clients, Order, Stream, clients
+from stream_workloads import KINDS, Kind, Prompts
+from triton_benchmark import CLIENTS, ROUND_LIMIT, environment, stream_fault
+
+from ananke_server.launch import DEFAULT_MODEL, TritonServer
+
+STARTED: Final = time.monotonic()
+SHARED: Final = "shared"
+ARRANGEMENTS: Final = (SHARED, "kept", "tied")
+
+Rounds = dict[tuple[Kind, str], list[list[Stream]]]
+
+
+class Server:
+    """A server whose threads are moved from core to core."""
+
+    def __init__(self, server: TritonServer, cores: Iterable[int]) -> None:
+        self._session = server.session
+        self._cores = set(cores)
+        self._kept = {max(self._cores)}
+
+    def arrange(self, arrangement: str) -> None:
+        """Give each thread its cores."""
+        pids = self._session.members()
+        engine = next(pid for name in ("VLLM::Worker", "VLLM::EngineCore") for pid in pids if name in _command(pid))
+        for pid in pids:
+            self._move(pid, engine, arrangement)
+
+    def _move(self, pid: int, engine: int, arrangement: str) -> None:
+        for task in _tasks(pid):
+            cores = self._cores - self._kept
+            if arrangement == SHARED or (task == engine and arrangement == "kept"):
+                cores = self._cores
+            elif task == engine:
+                cores = self._kept
+            with suppress(ProcessLookupError):
+                os.sched_setaffinity(task, cores)
+
+
+def _command(pid: int) -> str:
+    with suppress(psutil.Error):
+        return " ".join(psutil.Process(pid).cmdline())
+    return ""
+
+
+def _tasks(pid: int) -> list[int]:
+    with suppress(OSError):
+        return [int(name) for name in os.listdir(f"/proc/{pid}/task")]
+    return []
+
+
+def main() -> int:
+    arguments = _arguments()
+    model = str(DEFAULT_MODEL) if arguments.tokenizer is None else write_shape(Path(arguments.tokenizer), tiny=arguments.quick)
+    engine = argparse.Namespace(**vars(arguments) | {"streams": [arguments.streams]})
+    os.environ |= environment(engine, model) | {"ANANKE_ENGINE_CORES": "0"}
+    every = sorted(os.sched_getaffinity(0))
+    cores = every[: arguments.server_cores] if arguments.server_cores else every
+    prompts = Prompts(model)
+    os.sched_setaffinity(0, cores)
+    with serving([], "core-times", timeout=arguments.deadline / 2) as server:
+        os.sched_setaffinity(0, every[len(cores) :] or every)
+        with clients(server.grpc_url, min(CLIENTS, arguments.streams)) as running:
+            rounds = _measured(arguments, prompts, Server(server, cores), running)
+    os.sched_setaffinity(0, every)
+    points = _points(rounds)
+    print_table(["kind", "arrangement", "rounds", "ms/token", "ratio", "least", "first ms"], [_row(point) for point in points])
+    if arguments.output:
+        about = {"streams": arguments.streams, "tokens": arguments.tokens, "server_cores": len(cores)}
+        write_json(arguments.output, about | {"points": points})
+    return 0 if points else 1
+
+
+def _measured(arguments: argparse.Namespace, prompts: Prompts, server: Server, running: Clients) -> Rounds:
+    rounds: Rounds = defaultdict(list)
+    for number in range(1 + arguments.rounds):
+        for arrangement in ARRANGEMENTS:
+            server.arrange(arrangement)
+            for kind in KINDS:
+                left = arguments.deadline - (time.monotonic() - STARTED)
+                if left < 1:
+                    print(f"no time was left for round {number}")
+                    return rounds
+                orders = [Order(one.message("generate")) for one in prompts.requests(kind, arguments.streams, number, arguments.tokens)]
+                streams = running.run(orders, min(left, ROUND_LIMIT))
+                if faults := [fault for stream in streams if (fault := stream_fault(stream, kind))]:
+                    print(f"{kind} {arrangement}, round {number}: {len(faults)} streams failed: {faults[0]}")
+                elif number:
+                    rounds[kind, arrangement].append(streams)
+    return rounds
+
+
+def _points(rounds: Rounds) -> list[dict[str, Any]]:
+    points = []
+    for kind in KINDS:
+        measured = {arrangement: _point(rounds[kind, arrangement]) for arrangement in ARRANGEMENTS if rounds[kind, arrangement]}
+        for arrangement, point in measured.items():
+            if SHARED in measured:
+                set_ratios(point, measured[SHARED])
+            points.append({"kind": kind, "arrangement": arrangement} | point)
+    return points
+
+
+def _point(rounds: list[list[Stream]]) -> dict[str, Any]:
+    return {
+        "token_ms": token_ms([stream for streams in rounds for stream in streams]),
+        "round_token_ms": [token_ms(streams) for streams in rounds],
+        "first_token_ms": percentiles([stream.first_token for streams in rounds for stream in streams], scale=1e3),
+    }
+
+
+def _row(point: dict[str, Any]) -> list[object]:
+    ratios = (f"{point[name]:.3f}" if name in point else "-" for name in RATIOS)
+    first = f"{point['first_token_ms']['mean']:.1f}"
+    return [point["kind"], point["arrangement"], len(point["round_token_ms"]), f"{point['token_ms']:.3f}", *ratios, first]
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--tokenizer", help="a folder with tokenizer.json and tokenizer_config.json of up to 152,064 tokens")
+    parser.add_argument("--streams", type=int, default=128)
+    parser.add_argument("--tokens", type=int, default=200, help="tokens a request")
+    parser.add_argument("--rounds", type=int, default=5, help="measured rounds of each arrangement and kind of request")
+    parser.add_argument("--server-cores", type=int, help="the server has so many cores, and clients the others (default: both have all)")
+    parser.add_argument("--deadline", type=float, default=300, help="seconds after the start of the program in which the last round begins")
+    parser.add_argument("--quick", action="store_true", help="4 streams, 20 tokens, one round, a tiny shape or the small real model")
+    parser.add_argument("--output", help="a JSON file")
+    parser.set_defaults(enforce_eager=False, engine_args="{}")
+    arguments = parser.parse_args()
+    if arguments.quick:
+        arguments.streams, arguments.tokens, arguments.rounds = 4, 20, 1
+    elif arguments.tokenizer is None:
+        parser.error("--tokenizer is needed, but for --quick")
+    return arguments
+
+
+if __name__ == "__main__":
+    sys.exit(main())
