@@ -7,6 +7,7 @@ can leave. Standard library alone.
 """
 
 import os
+import random
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -35,7 +36,7 @@ def kept() -> set[int]:
 
 
 def to_keep(asked: int | None, workers: int) -> set[int]:
-    """The cores for a new server to keep, each with its hyperthreads: the last ones of those that it may use.
+    """The cores for a new server to keep, each with its hyperthreads; any of those that it may use, as another server there chooses too.
 
     Args:
         asked: how many; None is one for each of the engine's workers where the machine has GPUs, and enough cores.
@@ -48,7 +49,7 @@ def to_keep(asked: int | None, workers: int) -> set[int]:
         asked = workers if _has_gpu() and len(cores) >= LEAST_FOR_A_WORKER * workers else 0
     if asked >= max(1, len(cores)):
         raise TooFewCoresError(f"engine_cores is {asked}, and there are {len(cores)} cores: set it to {len(cores) - 1} at most, or to 0")
-    return set().union(*cores[len(cores) - asked :])
+    return set().union(*random.sample(cores, asked))
 
 
 @contextmanager
