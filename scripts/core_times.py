@@ -3,8 +3,8 @@
     python scripts/core_times.py --tokenizer DIR --streams 128 --server-cores 16 --output cores.json
     python scripts/core_times.py --quick
 
-Arrangements of one server's threads, made from outside, in turns round by round; ``kept`` is what the setting ``engine_cores`` does. The
-clients have the cores beyond the server's. A warm-up of each, then the measured rounds.
+Arrangements of one server's threads, made from outside, in turns round by round, each round beginning with another one; ``kept`` is what
+the setting ``engine_cores`` does. A warm-up of each, then the measured rounds.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
 import psutil
 from bench_server import serving
 from bench_support import RATIOS, percentiles, print_table, set_ratios, token_ms, write_json
@@ -27,6 +28,7 @@ from stream_clients import Clients, Order, Stream, clients
 from stream_workloads import KINDS, Kind, Prompts
 from triton_benchmark import CLIENTS, ROUND_LIMIT, environment, stream_fault
 
+from ananke_server.cores import physical
 from ananke_server.launch import DEFAULT_MODEL, TritonServer
 
 STARTED: Final = time.monotonic()
@@ -42,24 +44,26 @@ class Server:
     def __init__(self, server: TritonServer, cores: Iterable[int]) -> None:
         self._session = server.session
         self._cores = set(cores)
-        self._kept = {max(self._cores)}
+        self._kept = physical(self._cores)[-1]
 
     def arrange(self, arrangement: str) -> None:
         """Give each thread its cores."""
         pids = self._session.members()
         engine = next(pid for name in ("VLLM::Worker", "VLLM::EngineCore") for pid in pids if name in _command(pid))
-        for pid in pids:
-            self._move(pid, engine, arrangement)
-
-    def _move(self, pid: int, engine: int, arrangement: str) -> None:
-        for task in _tasks(pid):
-            cores = self._cores - self._kept
-            if arrangement == SHARED or (task == engine and arrangement == "kept"):
-                cores = self._cores
-            elif task == engine:
-                cores = self._kept
+        for task in (task for pid in pids for task in _tasks(pid)):
             with suppress(ProcessLookupError):
-                os.sched_setaffinity(task, cores)
+                if task == engine and arrangement != SHARED:
+                    os.sched_setaffinity(task, self._kept)  # from where it goes on, as in a server
+                os.sched_setaffinity(task, cores_of(arrangement, self._cores, self._kept, is_engine=task == engine))
+
+
+def cores_of(arrangement: str, cores: set[int], kept: set[int], *, is_engine: bool) -> set[int]:
+    """What a thread may use."""
+    if arrangement == SHARED:
+        return cores
+    if not is_engine:
+        return cores - kept
+    return kept if arrangement == "tied" else cores
 
 
 def _command(pid: int) -> str:
@@ -88,18 +92,19 @@ def main() -> int:
         with clients(server.grpc_url, min(CLIENTS, arguments.streams)) as running:
             rounds = _measured(arguments, prompts, Server(server, cores), running)
     os.sched_setaffinity(0, every)
-    points = _points(rounds)
-    print_table(["kind", "arrangement", "rounds", "ms/token", "ratio", "least", "first ms"], [_row(point) for point in points])
+    points = points_of(rounds)
+    print_table(["kind", "arrangement", "rounds", "ms/token", "median", "ratio", "least", "first ms"], [_row(point) for point in points])
     if arguments.output:
         about = {"streams": arguments.streams, "tokens": arguments.tokens, "server_cores": len(cores)}
         write_json(arguments.output, about | {"points": points})
-    return 0 if points else 1
+    return 0 if len(points) == len(KINDS) * len(ARRANGEMENTS) else 1
 
 
 def _measured(arguments: argparse.Namespace, prompts: Prompts, server: Server, running: Clients) -> Rounds:
     rounds: Rounds = defaultdict(list)
     for number in range(1 + arguments.rounds):
-        for arrangement in ARRANGEMENTS:
+        turn = number % len(ARRANGEMENTS)
+        for arrangement in (*ARRANGEMENTS[turn:], *ARRANGEMENTS[:turn]):
             server.arrange(arrangement)
             for kind in KINDS:
                 left = arguments.deadline - (time.monotonic() - STARTED)
@@ -115,7 +120,8 @@ def _measured(arguments: argparse.Namespace, prompts: Prompts, server: Server, r
     return rounds
 
 
-def _points(rounds: Rounds) -> list[dict[str, Any]]:
+def points_of(rounds: Rounds) -> list[dict[str, Any]]:
+    """A point for each arrangement that has measured rounds, with its ratios to the shared one."""
     points = []
     for kind in KINDS:
         measured = {arrangement: _point(rounds[kind, arrangement]) for arrangement in ARRANGEMENTS if rounds[kind, arrangement]}
@@ -129,6 +135,7 @@ def _points(rounds: Rounds) -> list[dict[str, Any]]:
 def _point(rounds: list[list[Stream]]) -> dict[str, Any]:
     return {
         "token_ms": token_ms([stream for streams in rounds for stream in streams]),
+        "median_token_ms": round(float(np.median([token_ms(streams) for streams in rounds])), 4),
         "round_token_ms": [token_ms(streams) for streams in rounds],
         "first_token_ms": percentiles([stream.first_token for streams in rounds for stream in streams], scale=1e3),
     }
@@ -137,7 +144,8 @@ def _point(rounds: list[list[Stream]]) -> dict[str, Any]:
 def _row(point: dict[str, Any]) -> list[object]:
     ratios = (f"{point[name]:.3f}" if name in point else "-" for name in RATIOS)
     first = f"{point['first_token_ms']['mean']:.1f}"
-    return [point["kind"], point["arrangement"], len(point["round_token_ms"]), f"{point['token_ms']:.3f}", *ratios, first]
+    times = (f"{point[name]:.3f}" for name in ("token_ms", "median_token_ms"))
+    return [point["kind"], point["arrangement"], len(point["round_token_ms"]), *times, *ratios, first]
 
 
 def _arguments() -> argparse.Namespace:

@@ -94,7 +94,7 @@ class TritonServer:
             self._process = subprocess.Popen(
                 arguments, env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
             )
-        self._session = Session.of(self._process.pid, self.shm_prefix)
+            self._session = Session.of(self._process.pid, self.shm_prefix)
 
     def require_free_ports(self) -> None:
         """Raises LaunchError where something listens already on one of the server's ports."""
@@ -227,6 +227,7 @@ class TritonServer:
 
     @cached_property
     def _kept_cores(self) -> set[int]:
+        """The cores of the engine's threads. Raises LaunchError where the settings ask for too many."""
         try:
             return to_keep(self.settings.engine_cores, self.settings.tensor_parallel_size * self.settings.pipeline_parallel_size)
         except TooFewCoresError as fault:

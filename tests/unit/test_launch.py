@@ -12,7 +12,8 @@ import pytest
 from serve import reap_orphans
 from waiting import wait_until
 
-from ananke_server import session
+from ananke_server import launch, session
+from ananke_server.cores import physical
 from ananke_server.launch import (
     LaunchError,
     Triton,
@@ -88,20 +89,30 @@ class TestLife:
         assert not server.running
         assert session.members() == []
 
-    @pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="one core cannot be kept of one")
+    @pytest.mark.skipif(len(physical(os.sched_getaffinity(0))) < 2, reason="one core cannot be kept of one")
     def test_it_keeps_off_the_cores_that_are_the_engines(self, stand_in, monkeypatch):
         before = os.sched_getaffinity(0)
         monkeypatch.setenv("ANANKE_ENGINE_CORES", "1")
         with stand_in(f"import os; print(*os.sched_getaffinity(0)); print(os.environ['ANANKE_CORES_KEPT'], flush=True){READY}") as server:
             server.wait_until_ready(timeout=20)
             left, kept = server.log_file.read_text().splitlines()
-        assert set(map(int, left.split())) == before - {int(kept)} != before
+        assert set(map(int, left.split())) == before - set(map(int, kept.split(","))) != before
         assert os.sched_getaffinity(0) == before
 
     def test_more_cores_for_the_engine_than_there_are_end_the_start(self, stand_in, monkeypatch):
         monkeypatch.setenv("ANANKE_ENGINE_CORES", "4096")
-        with pytest.raises(LaunchError, match=r"engine_cores is 4096, and there are \d+ cores: set it to"):
+        with pytest.raises(LaunchError, match=r"engine_cores is 4096, and of \d+ cores one has to be left: set it to \d+ at most"):
             stand_in(READY).start()
+
+    def test_cores_are_chosen_for_all_gpus_of_the_engine(self, stand_in, monkeypatch):
+        monkeypatch.setattr(launch, "to_keep", lambda asked, workers: chosen.append((asked, workers)) or set())
+        chosen: list[tuple[int | None, int]] = []
+        monkeypatch.setenv("ANANKE_TENSOR_PARALLEL_SIZE", "2")
+        monkeypatch.setenv("ANANKE_PIPELINE_PARALLEL_SIZE", "3")
+        with stand_in("import os; print(repr(os.environ['ANANKE_CORES_KEPT']), flush=True)" + READY) as server:
+            server.wait_until_ready(timeout=20)
+            assert server.log_file.read_text().splitlines() == ["''"], "whatever this process was told is not passed on"
+        assert chosen == [(None, 6)]
 
     def test_death_is_noticed_with_the_end_of_the_log(self, stand_in):
         server = stand_in("print('loading'); print('no such model'); sys.exit(3)")

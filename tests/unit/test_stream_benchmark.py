@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections import defaultdict
 from pathlib import Path
 
 import pytest
 import stream_perf
+from core_times import ARRANGEMENTS, cores_of, points_of
 from stream_clients import Stream
 from stream_workloads import Request
 from triton_benchmark import Results, measures, stream_fault
@@ -124,3 +126,24 @@ def test_messages_of_a_stream_are_decoded_by_the_clients_own_codec() -> None:
     _decode(stream, [(1.0, message(b"a", 1)), (2.0, message(b"bc", 2)), (3.0, message(b"", 0)), (4.0, failed.SerializeToString())])
     assert (stream.text, stream.stamps) == ("abc", [(1.0, 1), (2.0, 2)])
     assert "later" in str(stream.error)
+
+
+def test_a_core_is_the_engines_to_leave_or_to_stay_on_and_nobody_elses() -> None:
+    def given(is_engine: bool) -> dict[str, set[int]]:
+        return {arrangement: cores_of(arrangement, {0, 1, 2, 3}, {3}, is_engine=is_engine) for arrangement in ARRANGEMENTS}
+
+    assert given(True) == {"shared": {0, 1, 2, 3}, "kept": {0, 1, 2, 3}, "tied": {3}}
+    assert given(False) == {"shared": {0, 1, 2, 3}, "kept": {0, 1, 2}, "tied": {0, 1, 2}}
+
+
+def test_arrangements_are_held_against_the_shared_one() -> None:
+    def rounds(*milliseconds: float) -> list[list[Stream]]:
+        return [[Stream(0.0, [(1.0, 1), (1.0 + each / 1e3, 1)])] for each in milliseconds]
+
+    measured = {("hard", "tied"): rounds(9, 5, 7), ("hard", "shared"): rounds(10, 10), ("unconstrained", "kept"): rounds(6)}
+    unconstrained, shared, tied = points_of(defaultdict(list, measured))
+    assert (shared["arrangement"], shared["ratio"], shared["least_ratio"]) == ("shared", 1.0, 1.0)
+    assert (tied["arrangement"], tied["token_ms"], tied["median_token_ms"]) == ("tied", 7.0, 7.0)
+    assert (tied["ratio"], tied["least_ratio"]) == (0.7, 0.5)
+    assert unconstrained["token_ms"] == 6.0
+    assert "ratio" not in unconstrained, "nothing shared was measured"

@@ -9,12 +9,14 @@ from contextlib import ExitStack
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from ananke_server import cores
 from ananke_server.engine.figures import EngineFigures
 from ananke_server.engine.making import made_in_thread
 from ananke_server.engine.vllm_engine import VllmEngine
 from ananke_server.masking.board import ADDRESS_VARIABLE, PARTS
 from ananke_server.masking.crew import MaskCrew
 from ananke_server.masking.tokenizer import TokenizerSource, served_source, served_tokenizer
+from ananke_server.masking.worker import WorkerExtension
 from ananke_server.memory import CPU_KV_CACHE_VARIABLE, cpu_kv_cache_gib
 from ananke_server.settings import Settings
 
@@ -50,10 +52,18 @@ async def start_engine(settings: Settings, figures: EngineFigures | None = None)
         os.environ[ADDRESS_VARIABLE] = crew.address
         llm = await _vllm(config, figures or EngineFigures())
         opened.callback(llm.shutdown)
-        await llm.collective_rpc("ananke_use_kept_cores")
+        await _use_kept_cores(llm, settings.engine_cores)
         await crew.wait_until_up()
         opened.pop_all()
     return VllmEngine(llm, crew, can_sleep=bool(config.model_config.enable_sleep_mode))
+
+
+async def _use_kept_cores(llm: Any, asked: int | None) -> None:
+    if kept := cores.kept():
+        await llm.collective_rpc(WorkerExtension.ananke_use_kept_cores.__name__)
+        logger.info("for the engine's threads alone, of all that this server runs: cores %s", ", ".join(map(str, sorted(kept))))
+    elif asked:
+        logger.warning("engine_cores is %s, but Triton was started without it: only scripts/serve.py keeps other processes off", asked)
 
 
 def _configured(settings: Settings, runner: str) -> tuple[Any, TokenizerSource, LLTokenizer]:
@@ -92,7 +102,7 @@ def engine_arguments(settings: Settings, runner: str) -> dict[str, Any]:
         "enforce_eager": on_cpu() if eager is None else eager,
         "load_format": settings.load_format,
         "logits_processors": [_PROCESSORS[runner]],
-        "worker_extension_cls": "ananke_server.masking.worker.WorkerExtension",
+        "worker_extension_cls": f"{WorkerExtension.__module__}.{WorkerExtension.__qualname__}",
         "trust_remote_code": settings.trust_remote_code,
         "enable_sleep_mode": settings.idle_timeout is not None and settings.sleep_level > 0 and has_sleep(),
     } | settings.engine_args

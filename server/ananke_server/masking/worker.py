@@ -61,5 +61,5 @@ class WorkerExtension:
         return stages.take()
 
     def ananke_use_kept_cores(self) -> None:
-        """Let this worker's thread use the cores that are kept for it; what else runs in its process keeps off them."""
+        """Let this worker's thread use the cores that are kept for it; threads that its process has besides keep off them."""
         cores.use_kept()

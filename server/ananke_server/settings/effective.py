@@ -21,11 +21,11 @@ ENVIRONMENT_LAYER = "environment"
 OTHER_VARIABLES = frozenset(
     f"{PREFIX}{name}"
     for name in (
-        *("CONFIG", "HOME", "RUN_DIR", "DEVICE", "TORCH_INDEX", "BOARD", "STAGE_TIMES", "COMPLETE", "TRACEBACK"),
+        *("CONFIG", "HOME", "RUN_DIR", "DEVICE", "TORCH_INDEX", "BOARD", "CORES_KEPT", "STAGE_TIMES", "COMPLETE", "TRACEBACK"),
         *("GRPC_URL", "HTTP_URL", "API_KEY", "API_KEY_PATH", "CA_FILE", "CLIENT_CERTIFICATE_FILE", "CLIENT_KEY_FILE"),
     )
 )
-"""Variables of set-up, clients and tools, which are no settings."""
+"""Variables of set-up, clients, tools and between processes, which are no settings."""
 
 
 @dataclass(frozen=True)

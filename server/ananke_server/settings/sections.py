@@ -186,8 +186,8 @@ class PerformanceSection(Section):
     mask_processes: int = Field(default_factory=default_processes, gt=0, le=MOST_PROCESSES)
     """Processes that fill masks side by side, 62 at most; by default the machine's cores less four, 1 to 32."""
     engine_cores: int | None = Field(default=None, ge=0)
-    """Processor cores that nothing but the engine's threads may use; by default one for each GPU, where the machine has GPUs and eight
-    cores for each; 0 is none."""
+    """Processor cores, with their hyperthreads, that nothing else of this server uses than the engine's threads; by default one for each
+    GPU that the engine runs on, where there are eight for each; 0 keeps none."""
     validate_instances: int = Field(
         default_factory=lambda: max(1, min(_MOST_VALIDATE_INSTANCES, len(available()) // 2)), gt=0
     )
