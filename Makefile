@@ -28,7 +28,10 @@ run: setup ## set up, then serve and show outputs enforced and verified, and a r
 	@$(PYTHON_IN_VENV) scripts/demo.py
 
 test: setup ## set up, then run every test, those against a real server too
-	@$(PYTHON_IN_VENV) -m pytest
+	@status=0; \
+	$(PYTHON_IN_VENV) -m pytest -n 3 --dist loadfile tests/unit || status=$$?; \
+	$(PYTHON_IN_VENV) -m pytest --ignore tests/unit || status=$$?; \
+	exit $$status
 
 serve: setup ## set up, then serve in the background
 	@$(PYTHON_IN_VENV) scripts/serve.py start

@@ -61,6 +61,7 @@ def pem(key: object, encryption: object = None) -> str:
         (pem(generate_private_key(SECP256R1())), "not an Ed25519 key"),
         (pem(Ed25519PrivateKey.generate(), BestAvailableEncryption(b"x")), "is encrypted"),
     ],
+    ids=["nothing", "rubbish", "a part", "of another length", "public", "of another kind", "encrypted"],
 )
 def test_a_key_that_cannot_sign_is_told_in_one_line(tmp_path: Path, text: str, reason: str | None) -> None:
     file = tmp_path / "key.pem"
