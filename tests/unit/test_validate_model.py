@@ -19,7 +19,6 @@ from ananke_client.report import ConstraintReport
 from ananke_server.constraints import CompiledConstraint
 from ananke_server.constraints.cache import CacheCounts
 from ananke_server.handover import Seal
-from ananke_server.settings import Settings
 from ananke_server.triton import validate
 
 PENDING = 6
@@ -83,7 +82,7 @@ def model(compiler: HeldCompiler, monkeypatch: pytest.MonkeyPatch) -> Iterator[v
         return SimpleNamespace(as_numpy=lambda: np.array([request.text.encode()], dtype=np.object_))
 
     monkeypatch.setattr(pb_utils, "get_input_tensor_by_name", tensor, raising=False)
-    monkeypatch.setattr(validate, "load_settings", lambda: Settings(max_pending=PENDING))
+    monkeypatch.setenv("ANANKE_MAX_PENDING", str(PENDING))
     monkeypatch.setattr(validate, "make_compiler", lambda _: compiler)
     monkeypatch.setattr(validate, "_THREADS", 2)
     monkeypatch.setattr(validate.Seal, "shared", lambda: Seal(b"s" * 32))

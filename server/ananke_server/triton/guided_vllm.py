@@ -7,7 +7,6 @@ import contextlib
 import functools
 import json
 import os
-import sys
 import threading
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -18,19 +17,18 @@ from ananke_server.engine.request import Command, GenerateRequest
 from ananke_server.engine.timeline import Timeline
 from ananke_server.handover import Seal
 from ananke_server.heap import release, settle
-from ananke_server.logs import ContentLog, configure_logging
+from ananke_server.logs import ContentLog
 from ananke_server.model_processes import ModelProcesses
-from ananke_server.protection import usual_stacks
-from ananke_server.settings import load_settings
 from ananke_server.tracing import start_tracing
 from ananke_server.triton.access import Access, log_openness
 from ananke_server.triton.cancellation import CancellationWatch
 from ananke_server.triton.codec import decode_request, outputs_of
 from ananke_server.triton.guided_metrics import GuidedMetrics
+from ananke_server.triton.process import begin
 from ananke_server.triton.relay import relay_path
 from ananke_server.triton.relay_server import RelayedResponses, RelayServer
 from ananke_server.triton.request_record import RequestRecord
-from ananke_server.triton.responses import SWITCH_SECONDS, ResponsePipe, Responses
+from ananke_server.triton.responses import DRAIN_SECONDS, ResponsePipe, Responses
 from ananke_server.triton.under_way import Entry, UnderWay
 
 if TYPE_CHECKING:
@@ -38,9 +36,6 @@ if TYPE_CHECKING:
 
 Watch = Callable[[Callable[[], object]], AbstractContextManager[None]]
 """Within its ``with`` block what it is given is called once nobody takes a request's responses any more."""
-
-# Less than the 28 s that the launcher has Triton wait at its exit: the engine's end takes some of them.
-DRAIN_SECONDS = 15.0
 
 
 class TritonPythonModel:
@@ -51,10 +46,7 @@ class TritonPythonModel:
         # vLLM takes long to import, and Triton imports a model's module twice.
         from ananke_server.engine.engine import GuidedEngine
 
-        sys.setswitchinterval(SWITCH_SECONDS)
-        settings = load_settings()
-        configure_logging(settings)
-        usual_stacks()
+        settings = begin(sends=True)
         log_openness(settings)
         self._access = Access.of(settings)
         self._content = ContentLog(enabled=settings.log_content)

@@ -11,7 +11,6 @@ import asyncio
 import functools
 import json
 import logging
-import sys
 import threading
 from typing import Any
 
@@ -19,21 +18,16 @@ from ananke_client.errors import CancelledError, InvalidRequestError
 from ananke_server.engine.prompt import require_size
 from ananke_server.engine.request import Command, GenerateRequest
 from ananke_server.heap import release, settle
-from ananke_server.logs import configure_logging
-from ananke_server.protection import usual_stacks
-from ananke_server.settings import load_settings
 from ananke_server.triton.access import Access
 from ananke_server.triton.cancellation import CancellationWatch
 from ananke_server.triton.codec import decode_request, outputs_of
+from ananke_server.triton.process import begin
 from ananke_server.triton.relay import relay_path
 from ananke_server.triton.relay_client import LostEngineError, RelayClient, RelayedCall
 from ananke_server.triton.request_metrics import RefusedRequests
-from ananke_server.triton.responses import SWITCH_SECONDS, ResponsePipe, Responses
+from ananke_server.triton.responses import DRAIN_SECONDS, ResponsePipe, Responses
 
 logger = logging.getLogger(__name__)
-
-# Less than the 28 s that the launcher has Triton wait at its exit: the engine's end takes some of them.
-DRAIN_SECONDS = 15.0
 
 
 class TritonPythonModel:
@@ -41,10 +35,7 @@ class TritonPythonModel:
 
     def initialize(self, args: dict[str, str]) -> None:
         """Ready at once; the engine is called when the first request comes."""
-        sys.setswitchinterval(SWITCH_SECONDS)
-        settings = load_settings()
-        configure_logging(settings)
-        usual_stacks()
+        settings = begin(sends=True)
         self._streams = json.loads(args["model_config"]).get("model_transaction_policy", {}).get("decoupled", False)
         self._access = Access.of(settings)
         self._max_prompt_bytes = settings.max_prompt_bytes

@@ -24,9 +24,8 @@ logger = logging.getLogger(__name__)
 THREADS = 2
 """While one waits for Triton the other can send. More of them would take the event loop's time: with four, a loop that was busy for
 seven eighths of its time needed 30 % longer for the same tokens."""
-SWITCH_SECONDS = 0.0005
-"""After which a thread has to let go of Python's lock for another, in processes that send responses. With Python's own 5 ms a busy event
-loop kept the threads that send them waiting so long that eight tokens left together; it loses next to nothing by it."""
+DRAIN_SECONDS = 15.0
+"""For requests under way when a model ends: less than the 28 s that Triton waits at its exit, as the engine's end takes some of them."""
 _CLOSE_SECONDS = 10.0
 
 

@@ -24,12 +24,10 @@ from ananke_server.constraints.service import make_compiler
 from ananke_server.fairness.lane import Lane
 from ananke_server.handover import Seal
 from ananke_server.heap import settle
-from ananke_server.logs import configure_logging
-from ananke_server.protection import usual_stacks
-from ananke_server.settings import load_settings
 from ananke_server.tracing import start_tracing
 from ananke_server.triton.access import Access
 from ananke_server.triton.codec import client_of, deadline_of, known_error, text_of, triton_error
+from ananke_server.triton.process import begin
 from ananke_server.triton.validate_metrics import ValidateMetrics
 
 logger = logging.getLogger(__name__)
@@ -51,9 +49,7 @@ class TritonPythonModel:
 
     def initialize(self, args: dict[str, str]) -> None:
         """Start the sandbox, or join that of another instance; the model is ready when this returns."""
-        settings = load_settings()
-        configure_logging(settings)
-        usual_stacks()
+        settings = begin()
         self._access = Access.of(settings)
         _limit_arenas()
         self._compiler = make_compiler(settings)
