@@ -54,6 +54,16 @@ def serving(
         yield server
 
 
+def found(server: TritonServer, name: str) -> list[int]:
+    """The processes of a server whose command line has this in it."""
+    pids = []
+    for pid in server.session.members():
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if name in " ".join(psutil.Process(pid).cmdline()):
+                pids.append(pid)
+    return pids
+
+
 def work_of(metrics: str) -> list[float]:
     """The values of ``WORK`` in the text of Triton's metrics."""
     lines = metrics.splitlines()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import datetime
 import json
 import os
@@ -79,6 +80,14 @@ def set_ratios(point: dict[str, Any], base: Mapping[str, Any]) -> None:
     """Hold a point's time a token against another's: the mean of its rounds, and its shortest one."""
     point["ratio"] = round(point["token_ms"] / base["token_ms"], 4)
     point["least_ratio"] = round(min(point["round_token_ms"]) / min(base["round_token_ms"]), 4)
+
+
+def parsed(parser: argparse.ArgumentParser) -> argparse.Namespace:
+    """The arguments of a benchmark; ends the program where there is neither ``--tokenizer`` nor ``--quick``."""
+    arguments = parser.parse_args()
+    if arguments.tokenizer is None and not arguments.quick:
+        parser.error("--tokenizer is needed, but for --quick")
+    return arguments
 
 
 def print_table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> None:

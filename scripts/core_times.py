@@ -16,20 +16,18 @@ import time
 from collections import defaultdict
 from collections.abc import Iterable
 from contextlib import suppress
-from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-import psutil
-from bench_server import serving
-from bench_support import RATIOS, percentiles, print_table, set_ratios, token_ms, write_json
-from model_shape import write_shape
+from bench_server import found, serving
+from bench_support import RATIOS, parsed, percentiles, print_table, set_ratios, token_ms, write_json
+from model_shape import model_of
 from stream_clients import Clients, Order, Stream, clients
 from stream_workloads import KINDS, Kind, Prompts
 from triton_benchmark import CLIENTS, ROUND_LIMIT, environment, stream_fault
 
 from ananke_server.cores import physical
-from ananke_server.launch import DEFAULT_MODEL, TritonServer
+from ananke_server.launch import TritonServer
 
 STARTED: Final = time.monotonic()
 SHARED: Final = "shared"
@@ -45,16 +43,16 @@ class Server:
         self._session = server.session
         self._cores = set(cores)
         self._kept = physical(self._cores)[-1]
+        [self._engine] = found(server, "VLLM::Worker") or found(server, "VLLM::EngineCore")
 
     def arrange(self, arrangement: str) -> None:
         """Give each thread its cores."""
-        pids = self._session.members()
-        engine = next(pid for name in ("VLLM::Worker", "VLLM::EngineCore") for pid in pids if name in _command(pid))
-        for task in (task for pid in pids for task in _tasks(pid)):
+        for task in (task for pid in self._session.members() for task in _tasks(pid)):
+            is_engine = task == self._engine
             with suppress(ProcessLookupError):
-                if task == engine and arrangement != SHARED:
+                if is_engine and arrangement != SHARED:
                     os.sched_setaffinity(task, self._kept)  # from where it goes on, as in a server
-                os.sched_setaffinity(task, cores_of(arrangement, self._cores, self._kept, is_engine=task == engine))
+                os.sched_setaffinity(task, cores_of(arrangement, self._cores, self._kept, is_engine=is_engine))
 
 
 def cores_of(arrangement: str, cores: set[int], kept: set[int], *, is_engine: bool) -> set[int]:
@@ -66,12 +64,6 @@ def cores_of(arrangement: str, cores: set[int], kept: set[int], *, is_engine: bo
     return kept if arrangement == "tied" else cores
 
 
-def _command(pid: int) -> str:
-    with suppress(psutil.Error):
-        return " ".join(psutil.Process(pid).cmdline())
-    return ""
-
-
 def _tasks(pid: int) -> list[int]:
     with suppress(OSError):
         return [int(name) for name in os.listdir(f"/proc/{pid}/task")]
@@ -80,9 +72,8 @@ def _tasks(pid: int) -> list[int]:
 
 def main() -> int:
     arguments = _arguments()
-    model = str(DEFAULT_MODEL) if arguments.tokenizer is None else write_shape(Path(arguments.tokenizer), tiny=arguments.quick)
-    engine = argparse.Namespace(**vars(arguments) | {"streams": [arguments.streams]})
-    os.environ |= environment(engine, model) | {"ANANKE_ENGINE_CORES": "0"}
+    model = model_of(arguments.tokenizer, tiny=arguments.quick)
+    os.environ |= environment(arguments, model, [arguments.streams]) | {"ANANKE_ENGINE_CORES": "0"}
     every = sorted(os.sched_getaffinity(0))
     cores = every[: arguments.server_cores] if arguments.server_cores else every
     prompts = Prompts(model)
@@ -133,11 +124,12 @@ def points_of(rounds: Rounds) -> list[dict[str, Any]]:
 
 
 def _point(rounds: list[list[Stream]]) -> dict[str, Any]:
+    every, times = [stream for streams in rounds for stream in streams], [token_ms(streams) for streams in rounds]
     return {
-        "token_ms": token_ms([stream for streams in rounds for stream in streams]),
-        "median_token_ms": round(float(np.median([token_ms(streams) for streams in rounds])), 4),
-        "round_token_ms": [token_ms(streams) for streams in rounds],
-        "first_token_ms": percentiles([stream.first_token for streams in rounds for stream in streams], scale=1e3),
+        "token_ms": token_ms(every),
+        "median_token_ms": round(float(np.median(times)), 4),
+        "round_token_ms": times,
+        "first_token_ms": percentiles([stream.first_token for stream in every], scale=1e3),
     }
 
 
@@ -159,11 +151,9 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="4 streams, 20 tokens, one round, a tiny shape or the small real model")
     parser.add_argument("--output", help="a JSON file")
     parser.set_defaults(enforce_eager=False, engine_args="{}")
-    arguments = parser.parse_args()
+    arguments = parsed(parser)
     if arguments.quick:
         arguments.streams, arguments.tokens, arguments.rounds = 4, 20, 1
-    elif arguments.tokenizer is None:
-        parser.error("--tokenizer is needed, but for --quick")
     return arguments
 
 

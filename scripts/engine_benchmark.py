@@ -23,16 +23,15 @@ import time
 from pathlib import Path
 from typing import Any
 
-from bench_support import RATIOS, measured_rounds, percentiles, print_table, set_ratios, write_json
+from bench_support import RATIOS, measured_rounds, parsed, percentiles, print_table, set_ratios, write_json
 from engine_rounds import OURS, PROMPT_TOKENS, SAMPLING, UNCONSTRAINED, Bench, Round, measures
 from engine_workloads import Accepts, Workload, backend_check, easy, hard, real
 from llguidance import LLTokenizer
-from model_shape import CAPTURED, SHAPE_7B, TINY, write_shape
+from model_shape import CAPTURED, SHAPE_7B, TINY, model_of
 
 from ananke_server.constraints import Compiler
 from ananke_server.engine.start import device_name, on_cpu, start_engine
 from ananke_server.heap import settle
-from ananke_server.launch import DEFAULT_MODEL
 from ananke_server.masking.stage_times import STAGE_TIMES_VARIABLE
 from ananke_server.masking.tokenizer import model_tokenizer
 from ananke_server.settings import Settings
@@ -106,7 +105,7 @@ def main() -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     if arguments.stages:
         os.environ[STAGE_TIMES_VARIABLE] = "1"
-    model = str(DEFAULT_MODEL) if arguments.tokenizer is None else write_shape(Path(arguments.tokenizer), tiny=arguments.quick)
+    model = model_of(arguments.tokenizer, tiny=arguments.quick)
     results = Results(arguments.output, _about(arguments))
     try:
         asyncio.run(_run(arguments, model, results))
@@ -265,11 +264,9 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--deadline", type=float, default=480, help="seconds after the start of the program in which all has to be done")
     parser.add_argument("--quick", action="store_true", help="batches 1 and 4, 20 tokens, a tiny shape or the small real model")
     parser.add_argument("--output", help="a JSON file, written after every point")
-    arguments = parser.parse_args()
+    arguments = parsed(parser)
     if arguments.quick:
         arguments.batches, arguments.tokens = [1, 4], 20
-    elif arguments.tokenizer is None:
-        parser.error("--tokenizer is needed, but for --quick")
     if arguments.variants is None:
         ours = [OURS] if arguments.backend == "guidance" else []
         arguments.variants = [UNCONSTRAINED, *ours, arguments.backend]

@@ -11,7 +11,7 @@ import tempfile
 from pathlib import Path
 from typing import Any, Final
 
-from ananke_server.launch import PROJECT
+from ananke_server.launch import DEFAULT_MODEL, PROJECT
 
 SHAPE_7B: Final[dict[str, Any]] = {
     "architectures": ["Qwen2ForCausalLM"],
@@ -36,6 +36,11 @@ _WHOLE: Final = ("model.safetensors", "model.safetensors.index.json")
 """Of the files with weights the last, one of which is there."""
 CAPTURED: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 """Batches that CUDA graphs are captured for."""
+
+
+def model_of(tokenizer: str | None, *, tiny: bool) -> str:
+    """A benchmark's model: of a tokenizer's folder the 7B shape or a tiny one, without any the small real model."""
+    return str(DEFAULT_MODEL) if tokenizer is None else write_shape(Path(tokenizer), tiny=tiny)
 
 
 def write_shape(tokenizer: Path, *, tiny: bool = False) -> str:

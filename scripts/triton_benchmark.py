@@ -38,15 +38,14 @@ from typing import Any, Final
 import stream_perf
 import stream_stall
 from bench_server import serving
-from bench_support import RATIOS, measured_rounds, percentiles, print_table, set_ratios, token_ms, write_json
-from model_shape import CAPTURED, SHAPE_7B, write_shape
+from bench_support import RATIOS, measured_rounds, parsed, percentiles, print_table, set_ratios, token_ms, write_json
+from model_shape import CAPTURED, SHAPE_7B, model_of
 from stream_clients import Clients, Order, Stream, clients
 from stream_workloads import HARD_BEGINNING, KINDS, SAMPLED, Kind, Prompts, Request
 from vllm_backend import MODEL as VLLM_MODEL
 from vllm_backend import make_repository
 
 from ananke_server.engine.start import device_name, on_cpu
-from ananke_server.launch import DEFAULT_MODEL
 
 STARTED: Final = time.monotonic()
 SIDES: Final = ("engine", "generate", "vllm_backend")
@@ -123,8 +122,8 @@ def main() -> int:
     # The table is printed and the engine ended on a timeout too.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     with tempfile.TemporaryDirectory(prefix="ananke-triton-") as folder:
-        model = str(DEFAULT_MODEL) if arguments.tokenizer is None else write_shape(Path(arguments.tokenizer), tiny=arguments.quick)
-        os.environ |= environment(arguments, model)
+        model = model_of(arguments.tokenizer, tiny=arguments.quick)
+        os.environ |= environment(arguments, model, arguments.streams)
         results = Results(arguments.output, _about(arguments))
         benchmark = Benchmark(arguments, Path(folder), Prompts(model), results)
         try:
@@ -261,6 +260,7 @@ class Benchmark:
 
 
 def stream_fault(stream: Stream, kind: Kind) -> str | None:
+    """Why a stream does not count: its error, too few tokens, or an output that ignores its constraint; None where it counts."""
     if stream.error is not None or len(stream.stamps) < 2:
         return stream.error or f"{stream.tokens} tokens"
     if kind == "hard" and stream.text and not stream.text.startswith(HARD_BEGINNING):
@@ -288,15 +288,15 @@ def measures(warm_up: Sequence[Stream], rounds: Sequence[Sequence[Stream]], toke
     return point
 
 
-def _engine_args(arguments: argparse.Namespace) -> dict[str, Any]:
+def _engine_args(arguments: argparse.Namespace, streams: Sequence[int]) -> dict[str, Any]:
     """Arguments of vLLM that are the same on every side."""
     further: dict[str, Any] = json.loads(arguments.engine_args)
     if not on_cpu() and not arguments.enforce_eager:
-        further = {"cudagraph_capture_sizes": sorted({*CAPTURED, *arguments.streams})} | further
+        further = {"cudagraph_capture_sizes": sorted({*CAPTURED, *streams})} | further
     return further
 
 
-def environment(arguments: argparse.Namespace, model: str) -> dict[str, str]:
+def environment(arguments: argparse.Namespace, model: str, streams: Sequence[int]) -> dict[str, str]:
     """Settings of our server, and of the engine in this process."""
     environment = {
         "ANANKE_MODEL": model,
@@ -305,7 +305,7 @@ def environment(arguments: argparse.Namespace, model: str) -> dict[str, str]:
         "ANANKE_MAX_MODEL_LEN": str(MAX_MODEL_LEN),
         "ANANKE_MAX_NUM_SEQS": str(MAX_NUM_SEQS),
         "ANANKE_GPU_MEMORY_UTILIZATION": "0.85",
-        "ANANKE_ENGINE_ARGS": json.dumps(_engine_args(arguments)),
+        "ANANKE_ENGINE_ARGS": json.dumps(_engine_args(arguments, streams)),
         # What our server sets for itself, and the other backend would otherwise choose for itself.
         "VLLM_USE_V2_MODEL_RUNNER": "0" if on_cpu() else "1",
         "VLLM_USE_FLASHINFER_SAMPLER": "0",
@@ -328,7 +328,7 @@ def _vllm_arguments(arguments: argparse.Namespace) -> dict[str, Any]:
         "enforce_eager": on_cpu() or arguments.enforce_eager,
         "disable_log_stats": True,
         "structured_outputs_config": {"backend": "guidance", "disable_any_whitespace": True},
-    } | _engine_args(arguments)
+    } | _engine_args(arguments, arguments.streams)
 
 
 def _about(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -337,7 +337,7 @@ def _about(arguments: argparse.Namespace) -> dict[str, Any]:
         "model": "small real model" if arguments.tokenizer is None else "tiny shape" if arguments.quick else SHAPE_7B,
         "tokens": arguments.tokens,
         "sampling": SAMPLED | {"seed": "the request's number in its batch", "ignore_eos": "unconstrained only"},
-        "engine_args": _engine_args(arguments),
+        "engine_args": _engine_args(arguments, arguments.streams),
         "enforce_eager": arguments.enforce_eager,
     }
 
@@ -362,12 +362,10 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--deadline", type=float, default=560, help="seconds after the start of the program in which all has to be done")
     parser.add_argument("--quick", action="store_true", help="1 and 4 streams, 20 tokens, a tiny shape or the small real model")
     parser.add_argument("--output", help="a JSON file, written after every point")
-    arguments = parser.parse_args()
+    arguments = parsed(parser)
     if arguments.quick:
         arguments.streams, arguments.tokens = [1, 4], 20
         arguments.stall_streams, arguments.stall_tokens, arguments.stall_rounds = 8, 100, 1
-    elif arguments.tokenizer is None:
-        parser.error("--tokenizer is needed, but for --quick")
     return arguments
 
 

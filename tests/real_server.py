@@ -5,12 +5,11 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-import psutil
 import pytest
+from bench_server import found
 
 from ananke_client import AnankeInferenceClient, AnankeInferenceHTTPClient
 from ananke_server.launch import DEFAULT_MODEL, PROJECT, LaunchError, TritonServer
@@ -78,16 +77,6 @@ def start_server(
         else:
             break
     return server
-
-
-def found(server: TritonServer, name: str) -> list[int]:
-    """The processes of a server whose command line has this in it."""
-    pids = []
-    for pid in server.session.members():
-        with suppress(psutil.NoSuchProcess):
-            if name in " ".join(psutil.Process(pid).cmdline()):
-                pids.append(pid)
-    return pids
 
 
 def kill(server: TritonServer, name: str) -> None:

@@ -77,11 +77,11 @@ def kept_off(cores: set[int]) -> Iterator[None]:
         yield
         return
     every = _lasting(before)
-    _move(0, every - cores)
+    _use(every - cores)
     try:
         yield
     finally:
-        _move(0, every)
+        _use(every)
 
 
 def use_kept() -> None:
@@ -90,13 +90,14 @@ def use_kept() -> None:
         return
     every = _lasting(os.sched_getaffinity(0) | cores)
     # It wakes where it was, if it can: from another socket, or from behind another cache, the kernel would not find the way.
-    _move(0, cores)
-    _move(0, every)
+    _use(cores)
+    _use(every)
 
 
-def _move(task: int, cores: set[int]) -> None:
+def _use(cores: set[int]) -> None:
+    """Have the calling thread run on these alone."""
     try:
-        os.sched_setaffinity(task, cores)
+        os.sched_setaffinity(0, cores)
     except OSError as fault:
         logger.warning("no core is kept for the engine's threads: %s", fault)
 

@@ -10,9 +10,10 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from bench_server import found
 from fault_proxy import FaultProxy
 from four_clients import FOUR, make_client
-from real_server import found, kill, start_server
+from real_server import kill, start_server
 from waiting import PATIENCE, wait_until
 
 from ananke_client import (

@@ -23,9 +23,7 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
     """Makes this a machine of cores with these hyperthreads, by their lists, and GPUs; returns what is asked of the kernel."""
     monkeypatch.delenv(KEPT_VARIABLE, raising=False)
 
-    def make(
-        allowed: int | set[int], siblings: dict[int, str] | None = None, *, gpus: int = 0, cpuset: str = "", possible: str = "0-63"
-    ) -> list[set[int]]:
+    def make(allowed: int | set[int], siblings: dict[int, str] | None = None, *, gpus: int = 0, cpuset: str = "") -> list[set[int]]:
         asked = [set(range(allowed)) if isinstance(allowed, int) else allowed]
         monkeypatch.setattr(os, "sched_getaffinity", lambda _: asked[-1] & (cores._listed(tmp_path / "cpuset.cpus.effective") or asked[0]))
         monkeypatch.setattr(os, "sched_setaffinity", lambda _, given: asked.append(set(given)))
@@ -36,8 +34,8 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
         for number in range(gpus):
             (tmp_path / f"nvidia{number}").touch()
         (tmp_path / "nvidiactl").touch()
-        (tmp_path / "possible").write_text(f"{possible}\n")
-        (tmp_path / "online").write_text("0-63\n")
+        for name in ("possible", "online"):
+            (tmp_path / name).write_text("0-63\n")
         if cpuset:
             (tmp_path / "cpuset.cpus.effective").write_text(f"{cpuset}\n")
         for name in ("_CORES", "_DEVICES", "_GROUPS"):
