@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
+import os
 import signal
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,9 +31,11 @@ def serving(
     environment: Mapping[str, str] | None = None,
     arguments: Sequence[str] = (),
     repository: Path = PROJECT / "model_repository",
-    timeout: float = 600,
+    timeout: float | None = 600,
 ) -> Iterator[TritonServer]:
     """A server that is ready, with these models or, where none is named, all. Its log is ``.ananke/run/LOG.log``.
+
+    Without a ``timeout`` it is still starting.
 
     From here on SIGTERM ends this program in order, and with it the server.
 
@@ -50,8 +54,40 @@ def serving(
         environment=environment or {},
         extra_arguments=[*chosen, *arguments],
     ) as server:
-        server.wait_until_ready(timeout)
+        if timeout is not None:
+            server.wait_until_ready(timeout)
         yield server
+
+
+@dataclass(frozen=True, slots=True)
+class CoreShares:
+    """Which of this machine's cores the server may use, and which its clients."""
+
+    server: frozenset[int]
+    clients: frozenset[int]
+
+    @classmethod
+    def of(cls, server_cores: int | None) -> CoreShares:
+        """So many for the server and the others for its clients; where none are left, or no number is given, both have all."""
+        every = sorted(os.sched_getaffinity(0))
+        server, others = every[:server_cores], every[len(every[:server_cores]) :]
+        return cls(frozenset(server), frozenset(others or every))
+
+
+def add_server_cores(parser: argparse.ArgumentParser) -> None:
+    """The option ``--server-cores``, for ``CoreShares.of``."""
+    parser.add_argument("--server-cores", type=int, help="the server has so many cores, and clients the others (default: both have all)")
+
+
+@contextlib.contextmanager
+def on_cores(cores: Iterable[int]) -> Iterator[None]:
+    """This thread, and what it starts within the block, run on these cores."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, cores)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
 
 
 def found(server: TritonServer, name: str) -> list[int]:

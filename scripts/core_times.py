@@ -19,12 +19,13 @@ from contextlib import suppress
 from typing import Any, Final
 
 import numpy as np
-from bench_server import found, serving
+from bench_server import CoreShares, add_server_cores, found, on_cores, serving
 from bench_support import RATIOS, parsed, percentiles, print_table, set_ratios, token_ms, write_json
 from model_shape import model_of
 from stream_clients import Clients, Order, Stream, clients
+from stream_results import stream_fault
 from stream_workloads import KINDS, Kind, Prompts
-from triton_benchmark import CLIENTS, ROUND_LIMIT, environment, stream_fault
+from triton_benchmark import CLIENTS, ROUND_LIMIT, environment
 
 from ananke_server.cores import physical
 from ananke_server.launch import TritonServer
@@ -74,19 +75,19 @@ def main() -> int:
     arguments = _arguments()
     model = model_of(arguments.tokenizer, tiny=arguments.quick)
     os.environ |= environment(arguments, model, [arguments.streams]) | {"ANANKE_ENGINE_CORES": "0"}
-    every = sorted(os.sched_getaffinity(0))
-    cores = every[: arguments.server_cores] if arguments.server_cores else every
+    shares = CoreShares.of(arguments.server_cores)
     prompts = Prompts(model)
-    os.sched_setaffinity(0, cores)
-    with serving([], "core-times", timeout=arguments.deadline / 2) as server:
-        os.sched_setaffinity(0, every[len(cores) :] or every)
-        with clients(server.grpc_url, min(CLIENTS, arguments.streams)) as running:
-            rounds = _measured(arguments, prompts, Server(server, cores), running)
-    os.sched_setaffinity(0, every)
+    with (
+        on_cores(shares.server),
+        serving([], "core-times", timeout=arguments.deadline / 2) as server,
+        on_cores(shares.clients),
+        clients(server.grpc_url, min(CLIENTS, arguments.streams)) as running,
+    ):
+        rounds = _measured(arguments, prompts, Server(server, shares.server), running)
     points = points_of(rounds)
     print_table(["kind", "arrangement", "rounds", "ms/token", "median", "ratio", "least", "first ms"], [_row(point) for point in points])
     if arguments.output:
-        about = {"streams": arguments.streams, "tokens": arguments.tokens, "server_cores": len(cores)}
+        about = {"streams": arguments.streams, "tokens": arguments.tokens, "server_cores": len(shares.server)}
         write_json(arguments.output, about | {"points": points})
     return 0 if len(points) == len(KINDS) * len(ARRANGEMENTS) else 1
 
@@ -146,7 +147,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--streams", type=int, default=128)
     parser.add_argument("--tokens", type=int, default=200, help="tokens a request")
     parser.add_argument("--rounds", type=int, default=5, help="measured rounds of each arrangement and kind of request")
-    parser.add_argument("--server-cores", type=int, help="the server has so many cores, and clients the others (default: both have all)")
+    add_server_cores(parser)
     parser.add_argument("--deadline", type=float, default=300, help="seconds after the start of the program in which the last round begins")
     parser.add_argument("--quick", action="store_true", help="4 streams, 20 tokens, one round, a tiny shape or the small real model")
     parser.add_argument("--output", help="a JSON file")

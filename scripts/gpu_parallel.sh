@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # On a machine of two GPUs: concurrent mixed requests through Triton and a model on both, their outputs judged: by tensor parallel,
-# by pipeline stages, and by tensor parallel under Ray. Each way has LIMIT seconds.
+# by pipeline stages, and by tensor parallel under Ray (on one GPU where GPUS is 1). Each way has LIMIT seconds.
 #   usage: gpu_parallel.sh RESULTS_DIR [tensor] [pipeline] [ray]      (default: all three)
-#   environment: LIMIT (180), TOKENIZER (.gpu/qwen), REQUESTS (64), SHAPE (--tiny; empty for a 7B shape; random weights)
+#   environment: LIMIT (180), GPUS (2), TOKENIZER (.gpu/qwen), REQUESTS (64), SHAPE (--tiny; empty for a 7B shape; random weights)
 set -uo pipefail
 results=$(mkdir -p "$1" && cd "$1" && pwd) || exit 1
 shift
@@ -24,7 +24,7 @@ for way in "${ways[@]}"; do
     case $way in
         tensor) setting=(ANANKE_TENSOR_PARALLEL_SIZE=2 "ANANKE_ENGINE_ARGS={$without, $blocks}") ;;
         pipeline) setting=(ANANKE_PIPELINE_PARALLEL_SIZE=2 "ANANKE_ENGINE_ARGS={$blocks}") ;;
-        ray) setting=(ANANKE_TENSOR_PARALLEL_SIZE=2 "ANANKE_ENGINE_ARGS={$without, $blocks, \"distributed_executor_backend\": \"ray\"}") ;;
+        ray) setting=(ANANKE_TENSOR_PARALLEL_SIZE="${GPUS:-2}" "ANANKE_ENGINE_ARGS={$without, $blocks, \"distributed_executor_backend\": \"ray\"}") ;;
         *) echo "$way: unknown"; exit 2 ;;
     esac
     echo "== $way"

@@ -9,8 +9,9 @@ Sides, each with an engine of its own, one after the other on one GPU:
   generate      our ensemble in Triton, gRPC streaming
   vllm_backend  model.py of Triton's vLLM backend in the same Triton, constrained by vLLM's guidance
 A batch of requests is sent at once, by client processes where it goes through Triton; a warm-up, then ``--rounds`` measured ones, or as
-many as make eight requests. Rounds of engine and guided take turns. Where others share the host rounds of one side differ by a quarter:
-"least" is the ratio of each side's shortest one.
+many as make eight requests. Rounds of engine and guided take turns; with ``--together`` those of engine and generate do, two engines on
+one GPU of which one waits. Where others share the host rounds of one side differ by a quarter: "least" is the ratio of each side's
+shortest one, and ``round_token_ms`` has them all.
 Time a token is (last - first) / (tokens - 1), in tokens and not in messages; a token without text of its own, such as half a
 character, comes to a client of ours with the next text, and to one of the vLLM backend at once. Where tokens come late and in
 bursts their time is flattered; ``last ms``, from the request to its last token, is not. Direct rows make text of tokens too.
@@ -31,24 +32,27 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 import stream_perf
 import stream_stall
-from bench_server import serving
-from bench_support import RATIOS, measured_rounds, parsed, percentiles, print_table, set_ratios, token_ms, write_json
+from bench_server import CoreShares, add_server_cores, on_cores, serving
+from bench_support import measured_rounds, parsed
 from model_shape import CAPTURED, SHAPE_7B, model_of
 from stream_clients import Clients, Order, Stream, clients
-from stream_workloads import HARD_BEGINNING, KINDS, SAMPLED, Kind, Prompts, Request
+from stream_results import Results, measures, stream_fault
+from stream_workloads import KINDS, SAMPLED, Kind, Prompts, Request
 from vllm_backend import MODEL as VLLM_MODEL
 from vllm_backend import make_repository
 
 from ananke_server.engine.start import device_name, on_cpu
+from ananke_server.launch import TritonServer
 
 STARTED: Final = time.monotonic()
 SIDES: Final = ("engine", "generate", "vllm_backend")
+TOGETHER: Final = "engine and generate"
 ROUND_LIMIT: Final = 120.0
 RESERVE: Final = 20.0
 """Seconds kept for ending the server and writing the results."""
@@ -60,61 +64,12 @@ PERF_REQUESTS: Final = 2
 MAX_MODEL_LEN: Final = 1024
 MAX_NUM_SEQS: Final = 256
 
-Run = Callable[[Sequence[Request]], Awaitable[list[Stream]]]
+TOGETHER_UTILIZATION: Final = 0.4
+TOGETHER_KV_CACHE: Final = 8 << 30
+"""Bytes of each engine's KV cache where two share a GPU: room for 128 requests; measuring what is free would count the other in."""
 
-
-class Results:
-    """The points measured so far, on disk after each."""
-
-    def __init__(self, path: str | None, about: dict[str, Any]) -> None:
-        self._path = path
-        self.about = about
-        self.points: list[dict[str, Any]] = []
-        self.stall: dict[str, Any] = {}
-        self.notes: list[str] = []
-
-    def put(self, side: str, kind: Kind, streams: int, point: dict[str, Any]) -> None:
-        self.points.append({"side": side, "kind": kind, "streams": streams} | point)
-        base = {(one["kind"], one["streams"]): one for one in self.points if one["side"] == "engine"}
-        for one in self.points:
-            if direct := base.get((one["kind"], one["streams"])):
-                set_ratios(one, direct)
-        print(f"{side} {kind} {streams}: {point['token_ms']} ms a token, first after {point['first_token_ms']['mean']} ms", flush=True)
-        self.flush()
-
-    def note(self, text: str) -> None:
-        print(text, flush=True)
-        self.notes.append(text)
-        self.flush()
-
-    def flush(self) -> None:
-        if self._path:
-            write_json(self._path, self.about | {"points": self.points, "stall": self.stall, "notes": self.notes})
-
-    def print(self) -> None:
-        header = ["side", "kind", "streams", "ms/token", "ratio", "least", "p50 ms", "p99 ms", "first ms", "first p99", "first new"]
-        header += ["last ms", "tokens/message", "ms/message", "cut short"]
-        print_table(header, [_row(point) for point in self.points])
-        if self.stall:
-            for name in ("between_tokens_ms", "between_tokens_with_intruders_ms"):
-                print(f"stall: {name} {self.stall[name]}")
-        for text in self.notes:
-            print(f"note: {text}")
-
-
-def _row(point: dict[str, Any]) -> list[object]:
-    return [
-        *(point[name] for name in ("side", "kind", "streams")),
-        f"{point['token_ms']:.3f}",
-        *(f"{point[name]:.3f}" if name in point else "-" for name in RATIOS),
-        *(f"{point['between_tokens_ms'][name]:.2f}" for name in ("p50", "p99")),
-        *(f"{point['first_token_ms'][name]:.1f}" for name in ("mean", "p99")),
-        f"{point['first_token_warm_up_ms']['mean']:.1f}" if "first_token_warm_up_ms" in point else "-",
-        f"{point['last_token_ms']['mean']:.1f}",
-        f"{point['tokens_a_message']:.2f}",
-        f"{point['between_messages_ms']['mean']:.2f}",
-        point["ended_early"],
-    ]
+Run = Callable[[Sequence[Request], float], list[Stream]]
+"""A batch of requests, and the seconds it may take."""
 
 
 def main() -> int:
@@ -124,11 +79,15 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="ananke-triton-") as folder:
         model = model_of(arguments.tokenizer, tiny=arguments.quick)
         os.environ |= environment(arguments, model, arguments.streams)
+        if arguments.together:
+            os.environ["ANANKE_GPU_MEMORY_UTILIZATION"] = str(TOGETHER_UTILIZATION)
         results = Results(arguments.output, _about(arguments))
-        benchmark = Benchmark(arguments, Path(folder), Prompts(model), results)
+        shares = CoreShares.of(arguments.server_cores)
+        benchmark = Benchmark(arguments, Path(folder), Prompts(model), results, shares)
         try:
-            for side in arguments.sides:
-                benchmark.run(side)
+            with on_cores(shares.server):
+                for side in [TOGETHER] if arguments.together else arguments.sides:
+                    benchmark.run(side)
         finally:
             results.flush()
             results.print()
@@ -138,8 +97,9 @@ def main() -> int:
 class Benchmark:
     """Runs one side after the other."""
 
-    def __init__(self, arguments: argparse.Namespace, folder: Path, prompts: Prompts, results: Results) -> None:
+    def __init__(self, arguments: argparse.Namespace, folder: Path, prompts: Prompts, results: Results, shares: CoreShares) -> None:
         self._arguments = arguments
+        self._shares = shares
         self._folder = folder
         self._prompts = prompts
         self._results = results
@@ -150,8 +110,10 @@ class Benchmark:
             self._results.note(f"{side}: left out, {max(0.0, self._left()):.0f} s were left")
             return
         try:
-            if side == "engine":
-                asyncio.run(self._direct())
+            if side == TOGETHER:
+                self._together()
+            elif side == "engine":
+                self._direct()
             else:
                 self._through_triton(side)
         except Exception as fault:
@@ -161,30 +123,30 @@ class Benchmark:
     def _left(self) -> float:
         return float(self._arguments.deadline) - (time.monotonic() - STARTED) - RESERVE
 
-    async def _direct(self) -> None:
+    def _together(self) -> None:
+        with serving([], "triton-benchmark-together", timeout=None) as server, self._started_directly() as direct:
+            server.wait_until_ready(self._left())
+            with self._clients(server) as running:
+                self._measure({"engine": direct["engine"], "generate": _through(running, "generate")})
+
+    def _direct(self) -> None:
+        with self._started_directly() as direct:
+            self._measure(direct)
+
+    @contextlib.contextmanager
+    def _started_directly(self) -> Iterator[dict[str, Run]]:
+        """An engine in this process: ``engine`` and ``guided``. Its event loop stands still between two rounds."""
         # Not above: client processes import this program too, and vLLM with it would take each of them seconds.
         from stream_direct import Direct
 
         begun = time.perf_counter()
-        direct = await Direct.start()
-        self._results.about |= {"device": device_name(), "engine_start_seconds": round(time.perf_counter() - begun, 1)}
-        try:
-            for streams in self._arguments.streams:
-                for kind in KINDS:
-                    await self._direct_points({"engine": direct.engine, "guided": direct.guided}, kind, streams)
-        finally:
-            await direct.close()
-
-    async def _direct_points(self, runs: Mapping[str, Run], kind: Kind, streams: int) -> None:
-        done: dict[str, list[list[Stream]]] = {side: [] for side in runs}
-        with contextlib.suppress(TimeoutError):
-            for number in range(1 + measured_rounds(streams, self._arguments.rounds)):
-                requests = self._prompts.requests(kind, streams, number, self._arguments.tokens)
-                for side, run in runs.items():
-                    async with asyncio.timeout(min(self._left(), ROUND_LIMIT)):
-                        done[side].append(await run(requests))
-        for side, rounds in done.items():
-            self._put(side, kind, streams, rounds)
+        with asyncio.Runner() as runner:
+            direct = runner.run(Direct.start())
+            self._results.about |= {"device": device_name(), "engine_start_seconds": round(time.perf_counter() - begun, 1)}
+            try:
+                yield {"engine": _directly(runner, direct.engine), "guided": _directly(runner, direct.guided)}
+            finally:
+                runner.run(direct.close())
 
     def _through_triton(self, side: str) -> None:
         model = side
@@ -195,26 +157,42 @@ class Benchmark:
                 return
             source = Path(self._arguments.vllm_backend)
             model, options = VLLM_MODEL, {"repository": make_repository(self._folder / side, source, _vllm_arguments(self._arguments))}
-        begun = time.perf_counter()
-        with serving([], f"triton-benchmark-{side}", timeout=self._left(), **options) as server:
-            self._results.about |= {f"{side}_start_seconds": round(time.perf_counter() - begun, 1)}
-            with clients(server.grpc_url, min(CLIENTS, max(self._arguments.streams))) as running:
-                self._measure(side, model, running)
+        with self._server(side, **options) as server:
+            with self._clients(server) as running:
+                self._measure({side: _through(running, model)})
                 if self._arguments.stall and side == "generate":
                     self._stall(server.grpc_url, running)
             if self._arguments.perf:
-                self._perf(side, model, server.grpc_url)
+                with on_cores(self._shares.clients):
+                    self._perf(side, model, server.grpc_url)
 
-    def _measure(self, side: str, model: str, running: Clients) -> None:
+    @contextlib.contextmanager
+    def _server(self, side: str, **options: Any) -> Iterator[TritonServer]:
+        begun = time.perf_counter()
+        with serving([], f"triton-benchmark-{side}", timeout=self._left(), **options) as server:
+            self._results.about |= {f"{side}_start_seconds": round(time.perf_counter() - begun, 1)}
+            yield server
+
+    @contextlib.contextmanager
+    def _clients(self, server: TritonServer) -> Iterator[Clients]:
+        with contextlib.ExitStack() as opened:
+            with on_cores(self._shares.clients):
+                running = opened.enter_context(clients(server.grpc_url, min(CLIENTS, max(self._arguments.streams))))
+            yield running
+
+    def _measure(self, runs: Mapping[str, Run]) -> None:
+        """Rounds of these sides in turns."""
         for streams in self._arguments.streams:
             for kind in KINDS:
-                done = []
+                done: dict[str, list[list[Stream]]] = {side: [] for side in runs}
                 for number in range(1 + measured_rounds(streams, self._arguments.rounds)):
-                    if (limit := min(self._left(), ROUND_LIMIT)) < 1:
-                        break
                     requests = self._prompts.requests(kind, streams, number, self._arguments.tokens)
-                    done.append(running.run([Order(one.message(model)) for one in requests], limit))
-                self._put(side, kind, streams, done)
+                    for side, run in runs.items():
+                        if (limit := min(self._left(), ROUND_LIMIT)) >= 1:
+                            with contextlib.suppress(TimeoutError):
+                                done[side].append(run(requests, limit))
+                for side, rounds in done.items():
+                    self._put(side, kind, streams, rounds)
 
     def _stall(self, url: str, running: Clients) -> None:
         streams = min(stream_stall.STREAMS, self._arguments.stall_streams)
@@ -259,33 +237,16 @@ class Benchmark:
         self._results.put(side, kind, streams, measures(good[0], measured, self._arguments.tokens))
 
 
-def stream_fault(stream: Stream, kind: Kind) -> str | None:
-    """Why a stream does not count: its error, too few tokens, or an output that ignores its constraint; None where it counts."""
-    if stream.error is not None or len(stream.stamps) < 2:
-        return stream.error or f"{stream.tokens} tokens"
-    if kind == "hard" and stream.text and not stream.text.startswith(HARD_BEGINNING):
-        return f"the constraint was not enforced: {stream.text[:60]!r}"
-    return None
+def _directly(runner: asyncio.Runner, run: Callable[[Sequence[Request]], Awaitable[list[Stream]]]) -> Run:
+    async def bounded(requests: Sequence[Request], limit: float) -> list[Stream]:
+        async with asyncio.timeout(limit):
+            return await run(requests)
+
+    return lambda requests, limit: runner.run(bounded(requests, limit))
 
 
-def measures(warm_up: Sequence[Stream], rounds: Sequence[Sequence[Stream]], tokens: int) -> dict[str, Any]:
-    """The measured streams of each round as numbers, in milliseconds unless said otherwise."""
-    streams = [one for streams_ in rounds for one in streams_]
-    point: dict[str, Any] = {
-        "rounds": len(rounds),
-        "requests": len(streams),
-        "token_ms": token_ms(streams),
-        "round_token_ms": [token_ms(streams_) for streams_ in rounds],
-        "between_tokens_ms": percentiles([gap for one in streams for _, gap in one.gaps()], scale=1e3),
-        "between_messages_ms": stream_perf.by_messages(streams),
-        "tokens_a_message": round(sum(one.tokens for one in streams) / sum(len(one.stamps) for one in streams), 3),
-        "first_token_ms": percentiles([one.first_token for one in streams], scale=1e3),
-        "last_token_ms": percentiles([one.stamps[-1][0] - one.begun for one in streams], scale=1e3),
-        "ended_early": sum(one.tokens < tokens for one in streams),
-    }
-    if warm_up:
-        point["first_token_warm_up_ms"] = percentiles([one.first_token for one in warm_up], scale=1e3)
-    return point
+def _through(running: Clients, model: str) -> Run:
+    return lambda requests, limit: running.run([Order(one.message(model)) for one in requests], limit)
 
 
 def _engine_args(arguments: argparse.Namespace, streams: Sequence[int]) -> dict[str, Any]:
@@ -336,6 +297,7 @@ def _about(arguments: argparse.Namespace) -> dict[str, Any]:
         "device": device_name(),
         "model": "small real model" if arguments.tokenizer is None else "tiny shape" if arguments.quick else SHAPE_7B,
         "tokens": arguments.tokens,
+        "server_cores": arguments.server_cores,
         "sampling": SAMPLED | {"seed": "the request's number in its batch", "ignore_eos": "unconstrained only"},
         "engine_args": _engine_args(arguments, arguments.streams),
         "enforce_eager": arguments.enforce_eager,
@@ -350,6 +312,8 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--streams", nargs="+", type=int, default=[1, 32, 128])
     parser.add_argument("--tokens", type=int, default=200, help="tokens a request")
     parser.add_argument("--rounds", type=int, default=2, help="measured rounds, more where there are few streams")
+    parser.add_argument("--together", action="store_true", help="engine and generate at once, their rounds in turns, instead of --sides")
+    add_server_cores(parser)
     parser.add_argument("--stall", action="store_true", help="slow and new constraints in the middle of a run of generate")
     parser.add_argument("--stall-streams", type=int, default=stream_stall.STREAMS)
     parser.add_argument(
@@ -366,6 +330,8 @@ def _arguments() -> argparse.Namespace:
     if arguments.quick:
         arguments.streams, arguments.tokens = [1, 4], 20
         arguments.stall_streams, arguments.stall_tokens, arguments.stall_rounds = 8, 100, 1
+    if arguments.together and not on_cpu():
+        arguments.engine_args = json.dumps({"kv_cache_memory_bytes": TOGETHER_KV_CACHE} | json.loads(arguments.engine_args))
     return arguments
 
 

@@ -10,8 +10,8 @@ import pytest
 import stream_perf
 from core_times import ARRANGEMENTS, cores_of, points_of
 from stream_clients import Stream
+from stream_results import Results, measures, stream_fault
 from stream_workloads import Request
-from triton_benchmark import Results, measures, stream_fault
 from vllm_backend import make_repository
 
 from ananke_client.grpc_codec import decode_outputs
