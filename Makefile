@@ -9,6 +9,8 @@ SHELL := /bin/bash
 PYTHON_IN_VENV := .venv/bin/python
 LOG := .ananke/run/triton.log
 LINES ?= 100
+# What runs here may have other ports than those that clients take by default.
+ADDRESSES := eval "$$($(PYTHON_IN_VENV) scripts/serve.py addresses)"
 ifdef MODEL
 export ANANKE_MODEL := $(MODEL)
 endif
@@ -40,9 +42,10 @@ deploy: ## build the image and run it on this machine's GPUs, after checks (ARGS
 	@scripts/deploy.sh $(ARGS)
 
 examples: setup ## run every example against the server that runs
-	@for example in examples/*.py; do echo "── $$example"; $(PYTHON_IN_VENV) $$example || exit 1; done
-	@echo "── examples/http/generate.sh" && examples/http/generate.sh
-	@if command -v npm >/dev/null; then echo "── examples/http/generate.mts" && scripts/run_typescript.sh examples/http/generate.mts; fi
+	@$(ADDRESSES); \
+	for example in examples/*.py; do echo "── $$example"; $(PYTHON_IN_VENV) $$example || exit 1; done; \
+	echo "── examples/http/generate.sh"; examples/http/generate.sh || exit 1; \
+	if command -v npm >/dev/null; then echo "── examples/http/generate.mts"; scripts/run_typescript.sh examples/http/generate.mts; fi
 
 stop: ## end what `make serve` started
 	@if [[ -x $(PYTHON_IN_VENV) ]]; then $(PYTHON_IN_VENV) scripts/serve.py stop; else echo "not serving"; fi
@@ -51,7 +54,7 @@ status: ## say what is served, and where
 	@$(PYTHON_IN_VENV) scripts/serve.py status
 
 health: ## ask the server that runs whether it is well
-	@.venv/bin/ananke health --http
+	@$(ADDRESSES); .venv/bin/ananke health --http
 
 config: setup ## print the effective configuration and where each value came from
 	@$(PYTHON_IN_VENV) scripts/config.py
@@ -77,11 +80,11 @@ audit: setup ## look for known faults in the locked dependencies
 docs: setup ## build the documentation's site into .ananke/site
 	@scripts/build_docs.sh
 
-lint: setup ## ruff, mypy, hadolint, and shellcheck where it is installed
+lint: setup ## ruff, mypy, hadolint and shellcheck
 	@$(PYTHON_IN_VENV) -m ruff check .
 	@$(PYTHON_IN_VENV) -m mypy
 	@.venv/bin/hadolint Dockerfile.triton
-	@if command -v shellcheck >/dev/null; then shellcheck scripts/*.sh examples/http/*.sh .ci/run; fi
+	@.venv/bin/shellcheck scripts/*.sh examples/http/*.sh .ci/run
 
 image-test: setup ## build the container image without a registry, run it and generate in it (root; Debian's buildah, debootstrap, bubblewrap)
 	@scripts/image_test.sh

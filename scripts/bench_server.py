@@ -15,6 +15,7 @@ from pathlib import Path
 import psutil
 
 from ananke_server.constraints.sandbox.client import SUPERVISOR
+from ananke_server.cores import physical
 from ananke_server.launch import PROJECT, TritonServer
 from ananke_server.ports import free_ports
 
@@ -31,11 +32,12 @@ def serving(
     environment: Mapping[str, str] | None = None,
     arguments: Sequence[str] = (),
     repository: Path = PROJECT / "model_repository",
-    timeout: float | None = 600,
+    timeout: float = 600,
+    wait: bool = True,
 ) -> Iterator[TritonServer]:
-    """A server that is ready, with these models or, where none is named, all. Its log is ``.ananke/run/LOG.log``.
+    """A server that is ready, or without ``wait`` starting, with these models or, where none is named, all.
 
-    Without a ``timeout`` it is still starting.
+    Its log is ``.ananke/run/LOG.log``.
 
     From here on SIGTERM ends this program in order, and with it the server.
 
@@ -54,7 +56,7 @@ def serving(
         environment=environment or {},
         extra_arguments=[*chosen, *arguments],
     ) as server:
-        if timeout is not None:
+        if wait:
             server.wait_until_ready(timeout)
         yield server
 
@@ -68,10 +70,10 @@ class CoreShares:
 
     @classmethod
     def of(cls, server_cores: int | None) -> CoreShares:
-        """So many for the server and the others for its clients; where none are left, or no number is given, both have all."""
-        every = sorted(os.sched_getaffinity(0))
-        server, others = every[:server_cores], every[len(every[:server_cores]) :]
-        return cls(frozenset(server), frozenset(others or every))
+        """So many, with their hyperthreads, for the server, the others for its clients; where none are left or asked for, both have all."""
+        every = physical(os.sched_getaffinity(0))
+        count = server_cores or len(every)
+        return cls(*(frozenset().union(*cores) for cores in (every[:count], every[count:] or every)))
 
 
 def add_server_cores(parser: argparse.ArgumentParser) -> None:

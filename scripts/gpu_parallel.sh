@@ -2,7 +2,7 @@
 # On a machine of two GPUs: concurrent mixed requests through Triton and a model on both, their outputs judged: by tensor parallel,
 # by pipeline stages, and by tensor parallel under Ray (on one GPU where GPUS is 1). Each way has LIMIT seconds.
 #   usage: gpu_parallel.sh RESULTS_DIR [tensor] [pipeline] [ray]      (default: all three)
-#   environment: LIMIT (180), GPUS (2), TOKENIZER (.gpu/qwen), REQUESTS (64), SHAPE (--tiny; empty for a 7B shape; random weights)
+#   environment: LIMIT (180), GPUS (2, of ray alone), TOKENIZER (.gpu/qwen), REQUESTS (64), SHAPE (--tiny; empty for a 7B shape; random weights)
 set -uo pipefail
 results=$(mkdir -p "$1" && cd "$1" && pwd) || exit 1
 shift

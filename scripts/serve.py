@@ -1,4 +1,4 @@
-"""Serve the model repository in the background (start, stop, status) or in this terminal (foreground).
+"""Serve the model repository in the background (start, stop, status, addresses) or in this terminal (foreground).
 
 What runs is recorded in .ananke/run/server.json, so that a later call finds it; $ANANKE_RUN_DIR names another folder, for another server.
 """
@@ -7,6 +7,7 @@ import argparse
 import fcntl
 import json
 import os
+import shlex
 import signal
 import sys
 import time
@@ -29,7 +30,7 @@ STOPPING = (signal.SIGINT, signal.SIGTERM)
 def main() -> int:
     arguments = parse()
     try:
-        return {"start": start, "stop": stop, "status": status, "foreground": foreground}[arguments.action](arguments)
+        return ACTIONS[arguments.action](arguments)
     except LaunchError as error:
         print(f"serve: {error}", file=sys.stderr)
         return 1
@@ -37,7 +38,7 @@ def main() -> int:
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("action", choices=["start", "stop", "status", "foreground"])
+    parser.add_argument("action", choices=list(ACTIONS))
     parser.add_argument("--model", help="a folder or a hub's name")
     parser.add_argument("--model-repository", type=Path, action="append", metavar="FOLDER", help="may be given several times")
     for name in "http", "grpc", "metrics":
@@ -93,6 +94,15 @@ def status(_: argparse.Namespace) -> int:
     ready = is_ready(record.http)
     print_addresses("serving" if ready else "running, not ready", record)
     return 0 if ready else 4
+
+
+def addresses(_: argparse.Namespace) -> int:
+    """Lines for a shell that name the server that runs to clients, but for what the environment names already."""
+    if record := Record.read():
+        for variable, url in (("ANANKE_HTTP_URL", record.http), ("ANANKE_GRPC_URL", record.grpc)):
+            if variable not in os.environ:
+                print(f"export {variable}={shlex.quote(url)}")
+    return 0
 
 
 def foreground(arguments: argparse.Namespace) -> int:
@@ -233,6 +243,9 @@ def show_progress(seconds: float) -> None:
 def end_progress() -> None:
     if sys.stdout.isatty():
         print("\r\033[K", end="")
+
+
+ACTIONS = {"start": start, "stop": stop, "status": status, "addresses": addresses, "foreground": foreground}
 
 
 if __name__ == "__main__":

@@ -65,6 +65,7 @@ MAX_MODEL_LEN: Final = 1024
 MAX_NUM_SEQS: Final = 256
 
 TOGETHER_UTILIZATION: Final = 0.4
+"""The share of the GPU that has to be free when an engine starts, though it takes less."""
 TOGETHER_KV_CACHE: Final = 8 << 30
 """Bytes of each engine's KV cache where two share a GPU: room for 128 requests; measuring what is free would count the other in."""
 
@@ -95,7 +96,7 @@ def main() -> int:
 
 
 class Benchmark:
-    """Runs one side after the other."""
+    """Runs one side after the other, or two together."""
 
     def __init__(self, arguments: argparse.Namespace, folder: Path, prompts: Prompts, results: Results, shares: CoreShares) -> None:
         self._arguments = arguments
@@ -124,7 +125,7 @@ class Benchmark:
         return float(self._arguments.deadline) - (time.monotonic() - STARTED) - RESERVE
 
     def _together(self) -> None:
-        with serving([], "triton-benchmark-together", timeout=None) as server, self._started_directly() as direct:
+        with serving([], "triton-benchmark-together", wait=False) as server, self._started_directly() as direct:
             server.wait_until_ready(self._left())
             with self._clients(server) as running:
                 self._measure({"engine": direct["engine"], "generate": _through(running, "generate")})
@@ -189,10 +190,16 @@ class Benchmark:
                     requests = self._prompts.requests(kind, streams, number, self._arguments.tokens)
                     for side, run in runs.items():
                         if (limit := min(self._left(), ROUND_LIMIT)) >= 1:
-                            with contextlib.suppress(TimeoutError):
-                                done[side].append(run(requests, limit))
+                            done[side].append(self._round(side, run, requests, limit))
                 for side, rounds in done.items():
                     self._put(side, kind, streams, rounds)
+
+    def _round(self, side: str, run: Run, requests: Sequence[Request], limit: float) -> list[Stream]:
+        try:
+            return run(requests, limit)
+        except TimeoutError:
+            self._results.note(f"{side} {requests[0].kind} {len(requests)}: a round took more than {limit:.0f} s")
+            return []
 
     def _stall(self, url: str, running: Clients) -> None:
         streams = min(stream_stall.STREAMS, self._arguments.stall_streams)
@@ -312,7 +319,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--streams", nargs="+", type=int, default=[1, 32, 128])
     parser.add_argument("--tokens", type=int, default=200, help="tokens a request")
     parser.add_argument("--rounds", type=int, default=2, help="measured rounds, more where there are few streams")
-    parser.add_argument("--together", action="store_true", help="engine and generate at once, their rounds in turns, instead of --sides")
+    parser.add_argument("--together", action="store_true", help="engine and generate in turns, instead of --sides; no perf_analyzer")
     add_server_cores(parser)
     parser.add_argument("--stall", action="store_true", help="slow and new constraints in the middle of a run of generate")
     parser.add_argument("--stall-streams", type=int, default=stream_stall.STREAMS)
@@ -327,6 +334,8 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="1 and 4 streams, 20 tokens, a tiny shape or the small real model")
     parser.add_argument("--output", help="a JSON file, written after every point")
     arguments = parsed(parser)
+    if arguments.together and arguments.stall:
+        parser.error("--stall is for --sides, and not for --together")
     if arguments.quick:
         arguments.streams, arguments.tokens = [1, 4], 20
         arguments.stall_streams, arguments.stall_tokens, arguments.stall_rounds = 8, 100, 1

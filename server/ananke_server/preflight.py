@@ -9,24 +9,36 @@ from pathlib import Path
 from typing import Any
 
 from ananke_server.api_keys import KeyFile
-from ananke_server.installed import on_cpu
+from ananke_server.installed import engine_arguments, load_formats, on_cpu
 from ananke_server.launch import LaunchError, resolve_model
 from ananke_server.memory import CPU_OVERHEAD, GIB, VISIBLE_GPUS_VARIABLE, Need, free_gpu_memory, free_memory
 from ananke_server.model_files import require_whole
 from ananke_server.protection import require_certificates
 from ananke_server.settings import Settings
 from ananke_server.settings.effective import unknown_variables
+from ananke_server.settings.nearest import no_such
 
 CONFIG = "config.json"
 _HUB_SECONDS = 10.0
+_NEEDS_AS_MUCH = frozenset(
+    {
+        *("async_scheduling", "attention_backend", "block_size", "compilation_config", "cudagraph_capture_sizes", "disable_cascade_attn"),
+        *("disable_custom_all_reduce", "disable_log_stats", "distributed_executor_backend", "enable_chunked_prefill"),
+        *("enable_prefix_caching", "generation_config", "max_cudagraph_capture_size", "max_num_batched_tokens", "scheduling_policy"),
+        *("seed", "skip_tokenizer_init", "structured_outputs_config", "tokenizer", "tokenizer_mode", "tokenizer_revision"),
+    }
+)
+"""Arguments of vLLM with which a model needs no less memory than is counted here. Others can quantise or offload."""
 
 
 def require_startable(settings: Settings) -> None:
     """Raises:
-    LaunchError: the model is missing, broken or unfit, a key or a certificate cannot be used, or there is too little memory.
+    LaunchError: vLLM has no such argument or loader, the model is missing, broken or unfit, a key or a certificate cannot be used, or
+        there is too little memory.
     """
     from ananke_server.provenance.signing import load_signer
 
+    require_known_arguments(settings)
     folder = model_folder(settings)
     config = read_config(folder)
     require_context(settings, config)
@@ -57,6 +69,18 @@ def require_known_variables() -> list[str]:
     if meant := [f"{variable} is no setting: did you mean {nearest}?" for variable, nearest in unknown.items() if nearest]:
         raise LaunchError(" ".join(meant))
     return list(unknown)
+
+
+def require_known_arguments(settings: Settings) -> None:
+    """Raises:
+    LaunchError: ``engine_args`` or ``load_format`` has a name that vLLM does not know, where its source tells those it knows.
+    """
+    for setting, what, asked, known in (
+        ("engine_args", "argument of vLLM's engine", settings.engine_args.keys(), engine_arguments()),
+        ("load_format", "loader of vLLM's", {settings.load_format}, load_formats()),
+    ):
+        if known and (unknown := sorted(asked - known)):
+            raise LaunchError(f"{setting}: {no_such(what, unknown[0], sorted(known))}")
 
 
 def model_folder(settings: Settings) -> Path:
@@ -156,15 +180,14 @@ def _require_gpu_memory(settings: Settings, need: Need) -> None:
             fitting = int(gpu.free / gpu.total * 100) / 100
             cure = f"end what uses it, or set ANANKE_GPU_MEMORY_UTILIZATION={fitting:g}"
             raise LaunchError(f"{asked} asked for and {gpu.free / GIB:.1f} are free; {cure}")
-        # vLLM's further arguments can quantise or offload what is counted here.
-        if need.total > budget and not settings.engine_args:
+        if need.total > budget and settings.engine_args.keys() <= _NEEDS_AS_MUCH:
             cure = "set a smaller ANANKE_MAX_MODEL_LEN or model, or a larger ANANKE_TENSOR_PARALLEL_SIZE or ANANKE_GPU_MEMORY_UTILIZATION"
             raise LaunchError(f"{asked} less than the {need} that are needed; {cure}")
 
 
 def _require_memory_to_sleep(settings: Settings, need: Need) -> None:
     """At level 1 every GPU's weights move into the host's memory, where it would be the kernel that ends the server."""
-    if settings.idle_timeout is None or settings.sleep_level != 1 or settings.engine_args:
+    if settings.idle_timeout is None or settings.sleep_level != 1 or not settings.engine_args.keys() <= _NEEDS_AS_MUCH:
         return
     weights, free = need.weights * settings.tensor_parallel_size * settings.pipeline_parallel_size, free_memory()
     if weights + CPU_OVERHEAD > free:

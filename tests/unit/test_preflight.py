@@ -52,6 +52,13 @@ def serve(**environment: str) -> subprocess.CompletedProcess[str]:
         ({"ANANKE_TLS_KEY_FILE": "/b"}, "tls_certificate_file and tls_key_file belong together: set both, or neither"),
         ({"ANANKE_CPU_KV_CACHE_GIB": "4000", "VLLM_CPU_KVCACHE_SPACE": ""}, "too little memory: "),
         ({"ANANKE_API_KEYS_FILE": "/a"}, "ANANKE_API_KEYS_FILE is no setting: did you mean ANANKE_API_KEY_FILE?"),
+        ({"ANANKE_DTYPE": "float61"}, "ANANKE_DTYPE=float61: it should be 'auto', 'half', 'float16', 'bfloat16', 'float' or 'float32'"),
+        ({"ANANKE_LOAD_FORMAT": "safetensor"}, "load_format: there is no loader of vLLM's 'safetensor': did you mean 'safetensors'?"),
+        (
+            {"ANANKE_ENGINE_ARGS": '{"block_sise": 16}'},
+            "engine_args: there is no argument of vLLM's engine 'block_sise': did you mean 'block_size'?",
+        ),
+        ({"ANANKE_ENGINE_ARGS": '{"!": 1}'}, "engine_args: there is no argument of vLLM's engine '!': none is like it"),
         ({"VLLM_CPU_KVCACHE_SPACE": "0.5"}, "VLLM_CPU_KVCACHE_SPACE=0.5: vLLM takes whole GiB: unset it, and set ANANKE_CPU_KV"),
     ],
 )

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 from collections import defaultdict
 from pathlib import Path
 
 import pytest
 import stream_perf
+from bench_server import CoreShares, on_cores
 from core_times import ARRANGEMENTS, cores_of, points_of
 from stream_clients import Stream
 from stream_results import Results, measures, stream_fault
@@ -42,6 +44,24 @@ def test_results_are_written_and_printed_with_ratios_to_the_engine(tmp_path: Pat
     printed = capsys.readouterr().out.splitlines()
     assert printed[-4].split()[:6] == ["generate", "hard", "4", "205.000", "1.025", "1.100"]
     assert printed[-1] == "note: a note"
+
+
+@pytest.mark.parametrize(
+    ("asked", "server", "clients"),
+    [(None, {0, 1, 2, 3}, {0, 1, 2, 3}), (0, {0, 1, 2, 3}, {0, 1, 2, 3}), (1, {0, 2}, {1, 3}), (2, {0, 1, 2, 3}, {0, 1, 2, 3})],
+)
+def test_hyperthreads_of_a_core_are_on_the_same_side(
+    asked: int | None, server: set[int], clients: set[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bench_server.physical", lambda _: [{0, 2}, {1, 3}])
+    assert CoreShares.of(asked) == CoreShares(frozenset(server), frozenset(clients))
+
+
+def test_a_thread_has_its_cores_back_after_a_block() -> None:
+    before = os.sched_getaffinity(0)
+    with on_cores({min(before)}):
+        assert os.sched_getaffinity(0) == {min(before)}
+    assert os.sched_getaffinity(0) == before
 
 
 def test_a_first_message_of_several_tokens_is_left_out_of_the_time_a_token() -> None:

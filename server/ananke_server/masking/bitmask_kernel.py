@@ -13,7 +13,8 @@ import triton
 import triton.language as tl
 
 WORDS = 256
-WARPS = 8
+# A word a thread: where there are fewer words than threads, Triton may have each logit's thread ask for its word again.
+WARPS = WORDS // 32
 SLOTS = 256
 
 
@@ -89,9 +90,10 @@ class Await:
         self._compiled[(1, 1, 1)](pointers[0], awaited, value, pointers[1], pointers[2], 64, stream=stream)
 
 
-# The masks may lie in the host's memory, so each thread reads words of its own, neighbours together, and their bits are spread
-# over the threads afterwards: twice as fast as each logit's thread asking for its word, 32 for the same one. Pointers come with
-# any alignment to what was compiled for the first ones.
+# The masks may lie in the host's memory, so each thread reads a word of its own, and the bits are spread over the logits' threads
+# afterwards: twice as fast as when the 32 threads of a word's logits each asked for it. Nothing is said of alignment: told of it, the
+# compiler would give each thread four neighbouring logits, and the masked stores of a warp would no longer be neighbours. Besides,
+# pointers come with any alignment to what was compiled for the first ones.
 @triton.jit(do_not_specialize=["stride"], do_not_specialize_on_alignment=["logits", "masks"])
 def _apply(logits, stride, masks, mask_stride, words, vocab, WORDS: tl.constexpr):
     mask = tl.program_id(0)

@@ -64,7 +64,7 @@ class ModelSection(Section):
     """Models that may be served, as folders or names; any model where the list is empty."""
     revision: str | None = None
     """The hub's revision of the model; its newest by default."""
-    dtype: str = "auto"
+    dtype: Literal["auto", "half", "float16", "bfloat16", "float", "float32"] = "auto"
     """The type of weights and activations; by default the model's own on a GPU, float32 on CPU."""
     max_model_len: int | None = Field(default=None, gt=0)
     """Tokens of prompt and output together; the model's own limit by default."""
