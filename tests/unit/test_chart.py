@@ -254,6 +254,7 @@ def variables(*names: str) -> list[dict[str, str]]:
         ({"config": {"provenance": {"digest_cache": "/x"}}}, "would win: give ANANKE_DIGEST_CACHE in extraEnv"),
         ({"extraEnv": variables("ANANKE_MODEL")}, "extraEnv sets ANANKE_MODEL.*model.name"),
         ({"extraEnv": variables("OTEL_EXPORTER_OTLP_ENDPOINT")}, "the value tracing.endpoint in its place"),
+        ({"config": {"monitoring": {"otlp_endpoint": "http://c"}}}, "config.monitoring.otlp_endpoint sets .*the value tracing.endpoint"),
         ({"extraEnv": variables("ANANKE_GRPC_PORT")}, "extraEnv sets ANANKE_GRPC_PORT.*leave it out"),
         (
             {"extraEnv": variables("ANANKE_MAX_NUM_SEQS"), "config": {"performance": {"max_num_seqs": 5}}},

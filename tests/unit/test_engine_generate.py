@@ -452,6 +452,32 @@ def test_what_one_client_has_being_prepared_keeps_no_other_out(what: str) -> Non
         asyncio.run(scenario())
 
 
+def test_the_queue_is_bounded_and_fair_while_the_engine_wakes() -> None:
+    async def scenario() -> None:
+        script, may_wake = Script(["abc"] * 4), asyncio.Event()
+        with patch.object(script, "wake_up", may_wake.wait, create=True):
+            engine = await engine_of(script, rest=Rest(0.01, 1), max_pending=4)
+            while engine.state is not EngineState.ASLEEP:
+                await asyncio.sleep(0.01)
+            flood = [ask(engine, str(number), client="a") for number in range(4)]
+            while engine.state is not EngineState.WAKING:
+                await asyncio.sleep(0.01)
+            with pytest.raises(OverloadedError, match="too many requests are pending"):
+                await ask(engine, "too many", client="a")
+            other = ask(engine, "other", client="b")
+            with pytest.raises(OverloadedError, match="other clients have fewer"):
+                await flood.pop()
+            assert (engine.state, engine.waiting) == (EngineState.WAKING, 4)
+            may_wake.set()
+            assert {result.finish_reason for result in await asyncio.gather(*flood, other)} == {"stop"}
+
+    def ask(engine: GuidedEngine, name: str, client: str) -> asyncio.Task[GenerateResult]:
+        return asyncio.create_task(engine.generate(GenerateRequest(name, "hi", client=client), lambda _: None))
+
+    with patch.object(prompt_module, "prompt_tokens", lambda _, prompt: [1]):
+        asyncio.run(asyncio.wait_for(scenario(), PATIENCE))
+
+
 def test_the_status_says_what_serves_and_what_is_left_of_it() -> None:
     async def scenario() -> None:
         engine = await engine_of(Script([]), max_pending=5)

@@ -35,7 +35,7 @@ def collector() -> Iterator[Collector]:
 @pytest.fixture
 def tracing(collector: Collector, monkeypatch: pytest.MonkeyPatch) -> Tracing:
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", collector.endpoint)
-    started = start_tracing()
+    started = start_tracing(None)
     assert started is not None
     return started
 
@@ -67,7 +67,7 @@ def lasted(span: Span) -> float:
 
 
 def test_a_generation_and_its_validation_by_another_process_are_one_trace(collector: Collector, tracing: Tracing) -> None:
-    validating = start_tracing()
+    validating = start_tracing(None)
     assert validating is not None
     validating.validation({"attempt_id": "try-1"}, "id-1", time.monotonic() - 0.005, cached=False, refusal=None)
     validating.close()
@@ -127,7 +127,7 @@ def test_both_processes_sample_the_same_requests(collector: Collector, monkeypat
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", collector.endpoint)
     monkeypatch.setenv("OTEL_TRACES_SAMPLER", "parentbased_traceidratio")
     monkeypatch.setenv("OTEL_TRACES_SAMPLER_ARG", "0.5")
-    tracing = start_tracing()
+    tracing = start_tracing(None)
     assert tracing is not None
     for number in range(100):
         tracing.validation({"attempt_id": str(number)}, "id-1", time.monotonic(), cached=True, refusal=None)
@@ -152,7 +152,7 @@ def test_a_request_without_names_or_with_a_malformed_parent_has_a_trace_of_its_o
 def test_a_collector_that_is_gone_holds_nothing_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:9")
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "1")
-    tracing = start_tracing()
+    tracing = start_tracing(None)
     assert tracing is not None
     begun = time.monotonic()
     for _ in range(100):
@@ -184,10 +184,21 @@ def test_over_grpc_where_the_environment_says_so(monkeypatch: pytest.MonkeyPatch
 def test_off_by_default_and_then_nothing_is_imported(environment: dict[str, str]) -> None:
     script = (
         "import sys, json; from ananke_server.tracing import start_tracing; "
-        "print(json.dumps([start_tracing() is None, [name for name in sys.modules if name.startswith('opentelemetry')]]))"
+        "print(json.dumps([start_tracing(None) is None, [name for name in sys.modules if name.startswith('opentelemetry')]]))"
     )
     printed = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True).stdout
     assert json.loads(printed) == [True, []]
+
+
+@pytest.mark.parametrize("variable", ["", "the collector"])
+def test_the_setting_names_a_collector_and_the_environment_another_before_it(
+    collector: Collector, monkeypatch: pytest.MonkeyPatch, variable: str
+) -> None:
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", variable and collector.endpoint)
+    tracing = start_tracing("http://127.0.0.1:9" if variable else collector.endpoint)
+    assert tracing is not None
+    tracing.generation(request(), "ok", 7, timeline(run(0)), "stop")
+    assert sent(tracing, collector)["generate"]
 
 
 def test_the_client_sends_its_callers_span_where_there_is_one() -> None:

@@ -119,7 +119,8 @@ class ContainerSection(Section):
     """Seconds that requests under way may take to end once `scripts/serve.py foreground`, and so a container, is told to stop; new ones
     are taken meanwhile. Then Triton is told: it takes no more, and ends within 35 s."""
     concurrency: int | None = Field(default=None, gt=0)
-    """Requests in the engine at once, each client having its fair share of them; by default as many as share a step, `max_num_seqs`."""
+    """Requests in the engine at once, each client having its fair share of them; by default as many as share a step, `max_num_seqs`, as
+    fewer would leave the GPU idle. Preset `development` has 10."""
     max_pending: int = Field(default=1024, gt=0)
     """Requests in the engine and waiting for it; of one more, or of the client that has the most waiting, one is answered as
     overloaded."""
@@ -294,6 +295,8 @@ class MonitoringSection(Section):
     """Prometheus metrics are served there, at `/metrics`."""
     metrics_host: str | None = None
     """The address that this port is bound to; by default `host`."""
+    otlp_endpoint: str | None = Field(default=None, pattern=r"^https?://\S+$")
+    """The URL of an OpenTelemetry collector that gets a trace of each request; OpenTelemetry's own variables have precedence."""
 
 
 SECTIONS: dict[str, type[Section]] = {

@@ -1,4 +1,4 @@
-"""Traces: one for each request, to an OpenTelemetry collector, where ``OTEL_EXPORTER_OTLP_ENDPOINT`` names one.
+"""Traces: one for each request, to an OpenTelemetry collector, where a setting or ``OTEL_EXPORTER_OTLP_ENDPOINT`` names one.
 
     generate                     from the request's arrival in guided_vllm to its end
     ├── validate                 ahead of it, in the process of the validate model
@@ -20,8 +20,10 @@ if TYPE_CHECKING:
 _ENDPOINTS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
 
 
-def start_tracing() -> Tracing | None:
-    """Traces, if the environment asks for them."""
+def start_tracing(endpoint: str | None) -> Tracing | None:
+    """Traces to this endpoint or, before it, to that of the environment; None without any, or where the environment turns them off."""
+    if endpoint is not None and not any(os.environ.get(name) for name in _ENDPOINTS):
+        os.environ[_ENDPOINTS[-1]] = endpoint
     off = os.environ.get("OTEL_SDK_DISABLED", "").lower() == "true" or os.environ.get("OTEL_TRACES_EXPORTER", "otlp") != "otlp"
     if off or not any(os.environ.get(name) for name in _ENDPOINTS):
         return None

@@ -57,7 +57,7 @@ class TritonPythonModel:
         self._engine: GuidedEngine = self._on_loop(GuidedEngine.start(settings, Seal.shared()))
         self._under_way = UnderWay()
         self._metrics = GuidedMetrics(self._pipe, self._engine)
-        self._record = RequestRecord(self._metrics, start_tracing())
+        self._record = RequestRecord(self._metrics, start_tracing(settings.otlp_endpoint))
         self._relay = RelayServer(relay_path(), self._answer_relayed)
         self._on_loop(self._relay.start())
         self._models = ModelProcesses(os.getppid())

@@ -64,7 +64,7 @@ class TritonPythonModel:
         self._loop = asyncio.new_event_loop()
         threading.Thread(target=self._loop.run_forever, name="ananke-validate-turns", daemon=True).start()
         self._metrics = ValidateMetrics(self._compiler, lambda: self._running)
-        self._tracing = start_tracing()
+        self._tracing = start_tracing(settings.otlp_endpoint)
         settle()
 
     def execute(self, requests: list[Any]) -> list[Any] | None:

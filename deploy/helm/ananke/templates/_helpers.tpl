@@ -53,7 +53,7 @@ ANANKE_{{ upper $key }}__{{ upper $inner }}: config.{{ $section }}.{{ $key }}.{{
     "ANANKE_SIGNING_KEY_FILE" "secrets.signingKey" "ANANKE_API_KEY_FILE" "secrets.apiKeys" "ANANKE_API_KEY" "secrets.apiKeys"
     "ANANKE_API_KEY_PATH" "secrets.apiKeys"
     "ANANKE_TLS_CERTIFICATE_FILE" "secrets.tls" "ANANKE_TLS_KEY_FILE" "secrets.tls" "ANANKE_CONFIG" "config" "HF_TOKEN" "secrets.huggingFace"
-    "OTEL_EXPORTER_OTLP_ENDPOINT" "tracing.endpoint" "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT" "tracing.endpoint" -}}
+    "ANANKE_OTLP_ENDPOINT" "tracing.endpoint" "OTEL_EXPORTER_OTLP_ENDPOINT" "tracing.endpoint" "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT" "tracing.endpoint" -}}
 {{- range $variable, $value := $places -}}
 {{- with get $configured $variable | default (get $extra $variable) -}}
 {{- fail (printf "%s sets %s, which the chart sets itself: give the value %s in its place" . $variable $value) -}}
