@@ -82,6 +82,32 @@ def set_ratios(point: dict[str, Any], base: Mapping[str, Any]) -> None:
     point["least_ratio"] = round(min(point["round_token_ms"]) / min(base["round_token_ms"]), 4)
 
 
+class ResultFile:
+    """What a benchmark has measured so far, on disk after each point, with notes of what it could not."""
+
+    def __init__(self, path: str | None, about: dict[str, Any]) -> None:
+        self._path = path
+        self.about = about
+        self.notes: list[str] = []
+
+    def content(self) -> dict[str, Any]:
+        """What is written between ``about`` and the notes."""
+        raise NotImplementedError
+
+    def note(self, text: str) -> None:
+        print(text, flush=True)
+        self.notes.append(text)
+        self.flush()
+
+    def flush(self) -> None:
+        if self._path:
+            write_json(self._path, self.about | self.content() | {"notes": self.notes})
+
+    def print_notes(self) -> None:
+        for text in self.notes:
+            print(f"note: {text}")
+
+
 def parsed(parser: argparse.ArgumentParser) -> argparse.Namespace:
     """The arguments of a benchmark; ends the program where there is neither ``--tokenizer`` nor ``--quick``."""
     arguments = parser.parse_args()

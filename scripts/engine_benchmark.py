@@ -23,7 +23,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from bench_support import RATIOS, measured_rounds, parsed, percentiles, print_table, set_ratios, write_json
+from bench_support import RATIOS, ResultFile, measured_rounds, parsed, percentiles, print_table, set_ratios
 from engine_rounds import OURS, PROMPT_TOKENS, SAMPLING, UNCONSTRAINED, Bench, Round, measures
 from engine_workloads import Accepts, Workload, backend_check, easy, hard, real
 from llguidance import LLTokenizer
@@ -46,14 +46,15 @@ REAL_JOBS = 256
 SELECTION = 20.0
 
 
-class Results:
-    """The points measured so far, on disk after each."""
+class Results(ResultFile):
+    """The points of workloads, batches and variants."""
 
     def __init__(self, path: str | None, about: dict[str, Any]) -> None:
-        self._path = path
-        self.about = about
+        super().__init__(path, about)
         self.points: dict[tuple[str, int, str], dict[str, Any]] = {}
-        self.notes: list[str] = []
+
+    def content(self) -> dict[str, Any]:
+        return {"points": [{"workload": key[0], "batch": key[1], "variant": key[2], **point} for key, point in self.points.items()]}
 
     def put(self, workload: str, batch: int, variant: str, point: dict[str, Any]) -> None:
         self.points[workload, batch, variant] = point
@@ -63,22 +64,11 @@ class Results:
                 other["added_us_row"] = round((other["token_ms"] - base["token_ms"]) * 1e3 / size, 2)
         self.flush()
 
-    def note(self, text: str) -> None:
-        print(text, flush=True)
-        self.notes.append(text)
-        self.flush()
-
-    def flush(self) -> None:
-        if self._path:
-            points = [{"workload": key[0], "batch": key[1], "variant": key[2], **point} for key, point in self.points.items()]
-            write_json(self._path, self.about | {"points": points, "notes": self.notes})
-
     def print(self) -> None:
         header = ["workload", "batch", "variant", "ms/token", "ratio", "least", "steady ms", "p50 ms", "p99 ms", "first ms", "first new ms"]
         header += ["added us/row", "mask us", "< 50 us", "wait us/step", "cut short"]
         print_table(header, [[kind, batch, variant, *_cells(point)] for (kind, batch, variant), point in self.points.items()])
-        for text in self.notes:
-            print(f"note: {text}")
+        self.print_notes()
 
 
 def _cells(point: dict[str, Any]) -> list[object]:

@@ -6,20 +6,21 @@ from collections.abc import Sequence
 from typing import Any
 
 import stream_perf
-from bench_support import RATIOS, percentiles, print_table, set_ratios, token_ms, write_json
+from bench_support import RATIOS, ResultFile, percentiles, print_table, set_ratios, token_ms
 from stream_clients import Stream
 from stream_workloads import HARD_BEGINNING, Kind
 
 
-class Results:
-    """The points measured so far, on disk after each."""
+class Results(ResultFile):
+    """The points of sides, kinds and numbers of streams."""
 
     def __init__(self, path: str | None, about: dict[str, Any]) -> None:
-        self._path = path
-        self.about = about
+        super().__init__(path, about)
         self.points: list[dict[str, Any]] = []
         self.stall: dict[str, Any] = {}
-        self.notes: list[str] = []
+
+    def content(self) -> dict[str, Any]:
+        return {"points": self.points, "stall": self.stall}
 
     def put(self, side: str, kind: Kind, streams: int, point: dict[str, Any]) -> None:
         self.points.append({"side": side, "kind": kind, "streams": streams} | point)
@@ -30,15 +31,6 @@ class Results:
         print(f"{side} {kind} {streams}: {point['token_ms']} ms a token, first after {point['first_token_ms']['mean']} ms", flush=True)
         self.flush()
 
-    def note(self, text: str) -> None:
-        print(text, flush=True)
-        self.notes.append(text)
-        self.flush()
-
-    def flush(self) -> None:
-        if self._path:
-            write_json(self._path, self.about | {"points": self.points, "stall": self.stall, "notes": self.notes})
-
     def print(self) -> None:
         header = ["side", "kind", "streams", "ms/token", "ratio", "least", "p50 ms", "p99 ms", "first ms", "first p99", "first new"]
         header += ["last ms", "tokens/message", "ms/message", "cut short"]
@@ -46,8 +38,7 @@ class Results:
         if self.stall:
             for name in ("between_tokens_ms", "between_tokens_with_intruders_ms"):
                 print(f"stall: {name} {self.stall[name]}")
-        for text in self.notes:
-            print(f"note: {text}")
+        self.print_notes()
 
 
 def _row(point: dict[str, Any]) -> list[object]:
