@@ -123,7 +123,7 @@ def sample(server: TritonServer, begun: float) -> Sample:
 
 def count(server: TritonServer, name: str, *labels: str) -> int:
     """The sum of a metric over all that have these labels."""
-    lines = httpx.get(f"http://{server.metrics_url}/metrics", trust_env=False).text.splitlines()
+    lines = httpx.get(f"http://{server.metrics_url}/metrics", timeout=60, trust_env=False).text.splitlines()
     chosen = (line for line in lines if line.split("{")[0].split(" ")[0] == name and all(label in line for label in labels))
     return int(sum(float(line.rsplit(" ", 1)[1]) for line in chosen))
 

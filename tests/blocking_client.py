@@ -25,7 +25,7 @@ class BlockingClient:
         return make()
 
     def wait(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
-        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(120)
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(500)
 
     def __getattr__(self, name: str) -> Any:
         method = getattr(self._client, name)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import httpx
+import patient_http
 from bench_server import work_of
 from waiting import PATIENCE, eventually
 
@@ -20,4 +20,4 @@ def comes_to(server: TritonServer, count: int, seconds: float = PATIENCE) -> boo
 
 
 def _figures(server: TritonServer) -> list[float]:
-    return work_of(httpx.get(f"http://{server.metrics_url}/metrics", trust_env=False).text)
+    return work_of(patient_http.get(f"http://{server.metrics_url}/metrics").text)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-import httpx
+import patient_http
 
 from ananke_server.launch import TritonServer
 
@@ -13,7 +13,7 @@ _BETWEEN_TELLINGS = 1.5
 
 def totals(server: TritonServer, prefix: str = "ananke_") -> dict[str, float]:
     """The metrics of ours, or of another prefix, by name and labels in Prometheus' own writing."""
-    lines = httpx.get(f"http://{server.metrics_url}/metrics", trust_env=False).text.splitlines()
+    lines = patient_http.get(f"http://{server.metrics_url}/metrics").text.splitlines()
     pairs = (line.rsplit(" ", 1) for line in lines if line.startswith(prefix))
     return {name: float(value) for name, value in pairs}
 

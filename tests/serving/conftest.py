@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 from real_server import Client, Provenance, require_model, start_server
 from trace_collector import Collector, collecting
-from waiting import PATIENCE
 
 from ananke_client import AnankeInferenceClient, AnankeInferenceHTTPClient
 from ananke_server.launch import PROJECT, TritonServer
@@ -21,12 +20,6 @@ HERE = Path(__file__).parent
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if any(HERE in item.path.parents for item in items):
         require_model()
-
-
-@pytest.fixture(autouse=True)
-def patient_questions(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Cancels and questions about health have 5 s, in which a machine with other work may not even send them."""
-    monkeypatch.setattr("ananke_client.exchange.PROBE_TIMEOUT", PATIENCE)
 
 
 @pytest.fixture(scope="session")

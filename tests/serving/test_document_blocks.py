@@ -14,6 +14,7 @@ from itertools import zip_longest
 from pathlib import Path
 
 import httpx
+import patient_http
 import pytest
 from documents import DOCUMENTS, QUICKSTART, Block, blocks, printed_by
 from real_server import READY_SECONDS, Provenance
@@ -120,7 +121,7 @@ def quick_runner(tmp_path: Path) -> Iterator[Runner]:
 def test_the_quick_start_from_serve_to_stop(quick_runner: Runner) -> None:
     assert quick_runner.run_all(QUICKSTART) == 7
     with pytest.raises(httpx.ConnectError):
-        httpx.get(f"http://{quick_runner.http}/v2/health/live")
+        patient_http.get(f"http://{quick_runner.http}/v2/health/live")
     log = (quick_runner.folder / "run" / "triton.log").read_text()
     assert "Colour of grass" not in log, "a prompt is in the log"
 
@@ -134,7 +135,7 @@ def test_what_make_run_shows(server: TritonServer) -> None:
 
 
 def test_the_metrics_that_the_readme_names_are_there(server: TritonServer) -> None:
-    served = httpx.get(f"http://{server.metrics_url}/metrics").text
+    served = patient_http.get(f"http://{server.metrics_url}/metrics").text
     names = set(re.findall(r"^ananke_\w+", served, re.MULTILINE))
     readme = (PROJECT / "README.md").read_text()
     named = set(re.findall(r"\bananke_(?!client|server|triton)\w*[a-z]\b(?![.]py)", readme))
@@ -144,7 +145,7 @@ def test_the_metrics_that_the_readme_names_are_there(server: TritonServer) -> No
 
 @pytest.mark.parametrize("field", ["constraint", "sampling_parameters"])
 def test_json_that_is_not_quoted_gets_500_without_a_code(server: TritonServer, field: str) -> None:
-    answer = httpx.post(f"http://{server.http_url}/v2/models/generate/generate", json={"text_input": "x", field: {"type": "regex"}})
+    answer = patient_http.post(f"http://{server.http_url}/v2/models/generate/generate", json={"text_input": "x", field: {"type": "regex"}})
     assert answer.status_code == 500
     assert "[" not in json.loads(answer.text)["error"]
 
@@ -152,7 +153,7 @@ def test_json_that_is_not_quoted_gets_500_without_a_code(server: TritonServer, f
 def test_what_triton_offers_beside_inference_is_as_the_readme_says(server: TritonServer) -> None:
     url = f"http://{server.http_url}/v2"
     for action in ("load", "unload"):
-        assert httpx.post(f"{url}/repository/models/validate/{action}").status_code >= 400
-    assert httpx.get(f"{url}/models/generate/stats").status_code == 200
+        assert patient_http.post(f"{url}/repository/models/validate/{action}").status_code >= 400
+    assert patient_http.get(f"{url}/models/generate/stats").status_code == 200
     for path in ("logging", "trace/setting", "systemsharedmemory/status"):
-        assert httpx.get(f"{url}/{path}").status_code == 403, path
+        assert patient_http.get(f"{url}/{path}").status_code == 403, path

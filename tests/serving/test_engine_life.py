@@ -1,5 +1,5 @@
-"""A server of its own: little KV cache, so that requests are preempted and resumed, connections that break, processes that are killed,
-and an engine that goes to sleep. Its exit is not checked: Triton 2.51 never releases some requests whose gRPC connection breaks."""
+"""A server of its own: little KV cache, so that requests are preempted and resumed, connections that break, an engine that goes to
+sleep, and Triton's own death. Its exit is not checked: Triton 2.51 never releases some requests whose gRPC connection breaks."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 from bench_server import found
 from fault_proxy import FaultProxy
 from four_clients import FOUR, make_client
-from real_server import kill, start_server
+from real_server import start_server
 from waiting import PATIENCE, wait_until
 
 from ananke_client import (
@@ -31,10 +31,9 @@ from ananke_server.launch import TritonServer
 # Eight requests of some 160 tokens need 1,280; the cache holds 512.
 BLOCKS, BLOCK_SIZE, REQUESTS = 16, 32, 8
 PENDING = 40
-RESTART_SECONDS = 120.0  # it takes some 20 on two cores that nobody shares
 IDLE_SECONDS = 20.0
 TOLD_SECONDS = 30.0  # it takes milliseconds, and on a machine with other work took 16 s
-LONG, SHORT = ConstraintSpec.regex("[0-9]{350}"), ConstraintSpec.regex("[0-9]{4}")
+SHORT = ConstraintSpec.regex("[0-9]{4}")
 
 
 @pytest.fixture(scope="module")
@@ -75,12 +74,12 @@ def behind_faulty_connections(server: TritonServer, kind: str) -> None:
     digits, config = ConstraintSpec.regex("([0-9]{2} ){10}"), GenerationConfig(max_tokens=40, seed=3)
     with make_client(kind, port) as client:
         expected = client.generate("Numbers: ", digits, config).text
-    with FaultProxy(port, faults=10, seed=2) as proxy, make_client(kind, proxy.port, timeout=120, retry=patient) as client:
+    with FaultProxy(port, faults=10, seed=2) as proxy, make_client(kind, proxy.port, timeout=300, retry=patient) as client:
         outcomes = client.generate_batch(["Numbers: "] * 8, digits, config, concurrency=4)
     assert [getattr(outcome, "text", outcome) for outcome in outcomes] == [expected] * 8, kind
     assert proxy.met.total() >= 4, (kind, proxy.met)
     cut = 0
-    with FaultProxy(port, faults=8, seed=4) as proxy, make_client(kind, proxy.port, timeout=120, retry=patient) as client:
+    with FaultProxy(port, faults=8, seed=4) as proxy, make_client(kind, proxy.port, timeout=300, retry=patient) as client:
         for _ in range(8):
             delivered: list[str] = []
             try:
@@ -124,44 +123,6 @@ def test_a_flood_of_one_client_leaves_room_for_anothers_single_request(small_ser
     assert all(future.result().constraint_satisfied for future in asked if future.exception() is None)
 
 
-def test_dead_mask_processes_end_what_is_constrained_and_are_started_again(small_server: TritonServer) -> None:
-    with AnankeInferenceClient(url=small_server.grpc_url, retry=RetryPolicy(attempts=1)) as client:
-        stream = client.generate_stream("x", LONG, GenerationConfig(max_tokens=390))
-        free = client.generate_stream("Once upon a time", config=GenerationConfig(max_tokens=30, temperature=1.0, seed=1))
-        next(stream)
-        next(free)
-        kill(small_server, "ananke_server.masking.foreman")
-        started = time.monotonic()
-        with pytest.raises(EngineUnavailableError, match="fill masks"):
-            list(stream)
-        list(free)
-        assert free.result.usage.completion_tokens > 0
-        assert time.monotonic() - started < TOLD_SECONDS
-        assert client.generate("x", SHORT).constraint_satisfied
-        assert time.monotonic() - started < RESTART_SECONDS
-
-
-def test_a_dead_engine_is_told_and_started_again(small_server: TritonServer) -> None:
-    """Over both transports at once."""
-    once, config = RetryPolicy(attempts=1), GenerationConfig(max_tokens=390, temperature=1.0, seed=1)
-    with (
-        make_client("grpc", small_server.grpc_port, retry=once) as grpc,
-        make_client("http", small_server.http_port, retry=once) as http,
-        ThreadPoolExecutor(2) as pool,
-    ):
-        streams = [client.generate_stream("Once upon a time", config=config) for client in (grpc, http)]
-        for stream in streams:
-            next(stream)
-        kill(small_server, "VLLM::")
-        started = time.monotonic()
-        for read in [pool.submit(list, stream) for stream in streams]:
-            with pytest.raises(EngineUnavailableError, match="died"):
-                read.result()
-        assert time.monotonic() - started < TOLD_SECONDS
-        assert all(client.generate("x", SHORT).constraint_satisfied for client in (grpc, http))
-        assert time.monotonic() - started < RESTART_SECONDS
-
-
 def test_an_idle_engine_lets_go_until_it_is_wanted(small_server: TritonServer) -> None:
     """On CPU its processes end. Validation and health do without it; requests that come together wake it once."""
     with AnankeInferenceClient(url=small_server.grpc_url, retry=RetryPolicy(attempts=1)) as client, ThreadPoolExecutor(4) as pool:
@@ -180,7 +141,7 @@ def test_an_idle_engine_lets_go_until_it_is_wanted(small_server: TritonServer) -
 
 def test_a_killed_server_is_told_at_once_and_no_token_comes_twice(small_server: TritonServer) -> None:
     """The last test here: Triton's own process dies, with a stream of each client and a whole answer under way."""
-    digits, config = ConstraintSpec.regex("[0-9]{300}"), GenerationConfig(max_tokens=330, seed=3)
+    digits, config = ConstraintSpec.regex("[0-9]{380}"), GenerationConfig(max_tokens=385, seed=3)
     delivered: dict[str, list[str]] = {kind: [] for kind in FOUR}
 
     def read(kind: str, *, whole: bool = False) -> float:
@@ -203,4 +164,4 @@ def test_a_killed_server_is_told_at_once_and_no_token_comes_twice(small_server: 
         killed = time.monotonic()
         assert max(future.result() for future in told) - killed < TOLD_SECONDS
     texts = sorted(("".join(deltas) for deltas in delivered.values()), key=len)
-    assert all(text.isdigit() and len(text) < 300 and texts[-1].startswith(text) for text in texts)
+    assert all(text.isdigit() and len(text) < 380 and texts[-1].startswith(text) for text in texts)

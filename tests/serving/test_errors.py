@@ -6,7 +6,7 @@ import json
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-import httpx
+import patient_http
 import pytest
 from waiting import PATIENCE
 
@@ -152,7 +152,7 @@ def test_a_prompt_longer_than_the_context_is_refused(client: Client) -> None:
     ],
 )
 def test_a_faulty_body_says_what_is_wrong(server: TritonServer, body: dict[str, Any], words: str) -> None:
-    answer = httpx.post(f"http://{server.http_url}/v2/models/generate/generate", json=body, timeout=60)
+    answer = patient_http.post(f"http://{server.http_url}/v2/models/generate/generate", json=body)
     assert answer.status_code == 400
     assert "[invalid_request]" in answer.json()["error"]
     assert words in answer.json()["error"]
@@ -180,11 +180,11 @@ def test_guided_vllm_has_no_way_around(server: TritonServer) -> None:
     url = f"http://{server.http_url}/v2/models/guided_vllm/generate"
     forged = json.dumps({"constraint": None, "grammar": "start: /.*/", "report": {"accepted": True, "guarantee": "exact"}})
     with_constraint = {"text_input": "x", "compiled": "0" * 32 + forged, "constraint": '{"type": "regex", "pattern": "[0-9]{4}"}'}
-    answer = httpx.post(url, json=with_constraint, timeout=60)
+    answer = patient_http.post(url, json=with_constraint)
     assert answer.status_code == 200
     assert len(answer.json()["text_output"]) == 4
     assert answer.json()["text_output"].isdigit()
-    refused = httpx.post(url, json={"text_input": "x", "compiled": "0" * 32 + forged}, timeout=60)
+    refused = patient_http.post(url, json={"text_input": "x", "compiled": "0" * 32 + forged})
     assert refused.status_code == 400
     assert "[invalid_request]" in refused.json()["error"]
 
@@ -196,9 +196,9 @@ def test_a_seal_does_not_fit_another_constraint(server: TritonServer) -> None:
         return [{"name": "constraint", "shape": [1], "datatype": "BYTES", "data": [value]}]
 
     loose, strict = '{"type": "regex", "pattern": "[a-z]+"}', '{"type": "regex", "pattern": "[0-9]{4}"}'
-    answer = httpx.post(f"{base}/validate/infer", json={"inputs": tensor(loose), "outputs": [{"name": "constraint_report"}]}, timeout=60)
+    answer = patient_http.post(f"{base}/validate/infer", json={"inputs": tensor(loose), "outputs": [{"name": "constraint_report"}]})
     assert json.loads(answer.json()["outputs"][0]["data"][0])["accepted"]
-    answer = httpx.post(f"{base}/guided_vllm/generate", json={"text_input": "x", "constraint": strict}, timeout=60)
+    answer = patient_http.post(f"{base}/guided_vllm/generate", json={"text_input": "x", "constraint": strict})
     assert answer.json()["text_output"].isdigit()
 
 
@@ -210,11 +210,10 @@ def test_invalid_utf8_is_refused(server: TritonServer) -> None:
         "outputs": [{"name": "constraint_report", "parameters": {"binary_data": False}}],
     }
     header = json.dumps(body).encode()
-    answer = httpx.post(
+    answer = patient_http.post(
         f"http://{server.http_url}/v2/models/validate/infer",
         content=header + (2).to_bytes(4, "little") + b"\xff\xfe",
         headers={"Inference-Header-Content-Length": str(len(header))},
-        timeout=60,
     )
     report = json.loads(answer.json()["outputs"][0]["data"][0])
     assert report["errors"][0]["code"] == "invalid_constraint"

@@ -146,7 +146,7 @@ def test_performance_prints_figures_that_agree_with_each_other(server: TritonSer
         assert 0 < float(seconds) * float(rate) <= requests * 16 * 1.05
     seen, told = (tuple(map(int, re.findall(r"after (\d+) ms", line))) for line in printed.splitlines()[-3:-1])
     assert told[0] < told[1]
-    assert seen[0] < seen[1]
+    assert seen[0] <= seen[1]
     assert seen[0] >= told[0], "no text is seen before its token was sampled"
 
 

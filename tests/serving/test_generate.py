@@ -7,7 +7,7 @@ import json
 import time
 from concurrent.futures import ThreadPoolExecutor
 
-import httpx
+import patient_http
 import pytest
 from cases import CASES, Case
 
@@ -158,7 +158,7 @@ def test_sixteen_mixed_requests_at_once(grpc_client: AnankeInferenceClient, http
 
 
 def test_triton_metadata_tells_the_contract(server: TritonServer) -> None:
-    metadata = httpx.get(f"http://{server.http_url}/v2/models/generate").json()
+    metadata = patient_http.get(f"http://{server.http_url}/v2/models/generate").json()
     assert {tensor["name"] for tensor in metadata["inputs"]} == {
         *("text_input", "constraint", "sampling_parameters", "stream", "exclude_input_in_output", "return_finish_reason"),
         *("return_cumulative_logprob", "return_logprobs", "return_num_input_tokens", "return_num_output_tokens"),
@@ -177,7 +177,7 @@ def test_the_optional_outputs_come_when_asked(server: TritonServer) -> None:
         "return_cumulative_logprob": True,
         "return_num_input_tokens": True,
     }
-    answer = httpx.post(f"http://{server.http_url}/v2/models/generate/generate", json=body, timeout=60).json()
+    answer = patient_http.post(f"http://{server.http_url}/v2/models/generate/generate", json=body).json()
     logprobs = json.loads(answer["logprobs"])
     assert len(logprobs) == 4
     assert all(len(position) >= 2 for position in logprobs)

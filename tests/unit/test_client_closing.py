@@ -29,6 +29,12 @@ def client(kind, port):
         yield client
 
 
+@pytest.fixture(autouse=True)
+def without_renewals(monkeypatch):
+    """Where a test stands still for seconds, no renewal gets among its commands."""
+    monkeypatch.setattr("ananke_client.lease.LEASE", 600)
+
+
 def test_a_client_closed_between_two_deltas_lets_no_beginning_pass_for_the_whole(client, script):
     stream = client.generate_stream("words 5")
     assert next(stream) == script.words("words 5")[0]
@@ -131,7 +137,8 @@ def test_a_cancel_beside_the_calls_goes_out_before_the_client_is_closed(kind, po
 
 LEAVING = """
 import sys
-from ananke_client import AnankeInferenceClient, AnankeInferenceHTTPClient
+from ananke_client import AnankeInferenceClient, AnankeInferenceHTTPClient, lease
+lease.LEASE = 600
 kind, port = sys.argv[1:]
 client = {"grpc": AnankeInferenceClient, "http": AnankeInferenceHTTPClient}[kind](url=f"127.0.0.1:{port}")
 

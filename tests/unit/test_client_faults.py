@@ -36,6 +36,11 @@ def client(kind, port):
         yield client
 
 
+@pytest.fixture(autouse=True)
+def without_renewals(monkeypatch):
+    """Where a test stands still for seconds, no renewal gets among its commands."""
+    monkeypatch.setattr("ananke_client.lease.LEASE", 600)
+
 
 @pytest.mark.parametrize("call", ["generate", "generate_stream"])
 @pytest.mark.parametrize("code", ["overloaded", "engine_unavailable"])

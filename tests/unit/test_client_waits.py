@@ -83,8 +83,10 @@ def test_all_questions_about_health_have_one_timeout(client_of, quick):
 
 
 def test_slow_answers_about_health_share_the_timeout(kind, monkeypatch):
-    monkeypatch.setattr("ananke_client.exchange.PROBE_TIMEOUT", 1.0)
-    with DrippingServer(BODY.replace(b"1000", b"4"), pace=0.2) as server, make_client(kind, server.port) as client:
+    """Each takes 0.9 s, on a connection of its own: the first has time to spare, and the fourth has not enough."""
+    monkeypatch.setattr("ananke_client.exchange.PROBE_TIMEOUT", 3.0)
+    answer = BODY.replace(b"1000\r\n", b"1\r\nconnection: close\r\n")
+    with DrippingServer(answer, pace=0.9) as server, make_client(kind, server.port) as client:
         health = client.health_check()
     assert health.live
     assert "deadline_exceeded" in health.error
@@ -92,9 +94,9 @@ def test_slow_answers_about_health_share_the_timeout(kind, monkeypatch):
 
 def test_a_deadline_that_passes_between_two_deltas_is_kept(client_of):
     with DrippingServer(STREAM) as server, client_of(server) as client:
-        stream = client.generate_stream("x")
+        stream = client.generate_stream("x", timeout=2)
         assert next(stream) == "one "
-        time.sleep(1)
+        time.sleep(2.2)
         begun = time.monotonic()
         with pytest.raises(DeadlineExceededError):
             next(stream)

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from waiting import PATIENCE
 
 from ananke_server.control_groups import memory_left
 
@@ -111,7 +112,7 @@ def own_group() -> Iterator[Path]:
 
 def remove(group: Path) -> None:
     """A group may be busy for a moment after its last process has ended."""
-    end = time.monotonic() + 5
+    end = time.monotonic() + PATIENCE
     while group.exists():
         try:
             group.rmdir()

@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
+from waiting import PATIENCE
 
 from ananke_client.errors import EngineUnavailableError
 from ananke_server.engine import life as life_module
@@ -69,7 +70,7 @@ async def living(factory: Factory, rest: Rest = NEVER) -> AsyncIterator[EngineLi
     life = EngineLife(factory, rest)
     await life.open()
     try:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE):
             yield life
     finally:
         await life.close()

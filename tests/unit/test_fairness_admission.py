@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Awaitable
 
 import pytest
+from waiting import PATIENCE
 
 from ananke_server.fairness.admission import Admission
 
@@ -47,7 +48,7 @@ async def settle() -> None:
 
 def runs(scenario: Awaitable[None]) -> None:
     async def bounded() -> None:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE):
             await scenario
 
     asyncio.run(bounded())

@@ -6,6 +6,7 @@ import asyncio
 from contextlib import suppress
 
 import pytest
+from waiting import PATIENCE
 
 from ananke_client.errors import OverloadedError
 from ananke_server.fairness.lane import Lane
@@ -20,7 +21,7 @@ def test_a_full_lane_lets_another_client_in_and_serves_it_next() -> None:
                 await gates[number].wait()
                 ended.append(name)
 
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE):
             tasks = []
             for number, name in enumerate(("a0", "a1", "a2", "a3")):
                 assert lane.free == (number == 0)

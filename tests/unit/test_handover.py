@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from waiting import PATIENCE
 
 from ananke_client.report import ConstraintReport, Diagnostic
 from ananke_server import handover
@@ -183,7 +184,7 @@ def test_a_planted_pipe_holds_nobody_up(secret_file: Path) -> None:
 
     thread = threading.Thread(target=share, daemon=True)
     thread.start()
-    thread.join(0.5)
+    thread.join(PATIENCE)
     try:
         assert not thread.is_alive()
         assert failures

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from serve import reap_orphans
@@ -124,11 +125,14 @@ class TestLife:
         with pytest.raises(LaunchError, match="killed by SIGKILL"), server:
             server.wait_until_ready(timeout=20)
 
-    def test_timeout_calls_progress_and_leaves_it_running(self, stand_in):
+    def test_timeout_calls_progress_and_leaves_it_running(self, stand_in, monkeypatch):
         waited: list[float] = []
+        slept: list[float] = []
         with stand_in("import time; time.sleep(600)") as server:
-            with pytest.raises(LaunchError, match="not ready after 2 s"):
-                server.wait_until_ready(timeout=2.4, progress=waited.append)
+            with monkeypatch.context() as patched:
+                patched.setattr(launch, "time", SimpleNamespace(monotonic=lambda: sum(slept), sleep=slept.append))
+                with pytest.raises(LaunchError, match="not ready after 2 s"):
+                    server.wait_until_ready(timeout=2.4, progress=waited.append)
             assert server.running
         assert [round(seconds) for seconds in waited] == [1, 2]
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import backend_support as triton
 import pytest
-from waiting import PATIENCE
+from waiting import PATIENCE, until
 
 from ananke_client.errors import CancelledError, DeadEndError, EngineUnavailableError, InternalError
 from ananke_client.report import ConstraintReport
@@ -177,16 +177,17 @@ def test_an_abandoned_call_is_cancelled_at_once_and_the_others_go_on(tmp_path: P
 
 
 def test_a_call_abandoned_before_it_is_watched_is_cancelled(tmp_path: Path) -> None:
-    watched = asyncio.Event()
+    begun, watched = asyncio.Event(), asyncio.Event()
 
     async def late(request: GenerateRequest, responses: RelayedResponses) -> None:
-        await asyncio.sleep(0.1)
+        begun.set()
+        await until(lambda: responses._abandoned)
         with responses.over(watched.set):
             await watched.wait()
 
     async def test(client: RelayClient, server: RelayServer) -> None:
         call = asyncio.create_task(whole(client))
-        await asyncio.sleep(0.05)
+        await begun.wait()
         call.cancel()
         await watched.wait()
 
@@ -243,22 +244,38 @@ def test_a_step_of_all_streams_leaves_as_one_write(tmp_path: Path, monkeypatch: 
 
 
 def test_what_comes_to_one_that_refuses_is_told_and_what_is_under_way_goes_on(tmp_path: Path) -> None:
+    begun, released = asyncio.Event(), asyncio.Event()
+
+    async def wait(request: GenerateRequest, responses: RelayedResponses) -> None:
+        begun.set()
+        await released.wait()
+        await answer(request, responses)
+
     async def test(client: RelayClient, server: RelayServer) -> None:
         under_way = asyncio.create_task(whole(client))
-        await asyncio.sleep(0.01)
+        await begun.wait()
         server.refuse()
         with pytest.raises(EngineUnavailableError, match="shutting down"):
             await whole(client)
+        released.set()
         assert (await under_way)[1] == RESULT
 
-    run(tmp_path / "relay", test)
+    run(tmp_path / "relay", test, wait)
 
 
 def test_a_lost_engine_is_told_and_a_new_one_found(tmp_path: Path) -> None:
+    begun = asyncio.Event()
+
+    async def wait(request: GenerateRequest, responses: RelayedResponses) -> None:
+        if request.prompt == "endless":
+            begun.set()
+            await asyncio.Event().wait()
+        await answer(request, responses)
+
     async def test(client: RelayClient, server: RelayServer) -> None:
         await whole(client)
-        under_way = asyncio.create_task(whole(client))
-        await asyncio.sleep(0.01)
+        under_way = asyncio.create_task(whole(client, "endless"))
+        await begun.wait()
         await server.close()
         with pytest.raises(LostEngineError, match="has ended"):
             await under_way
@@ -267,4 +284,4 @@ def test_a_lost_engine_is_told_and_a_new_one_found(tmp_path: Path) -> None:
         await server.start()
         assert (await whole(client))[1] == RESULT
 
-    run(tmp_path / "relay", test)
+    run(tmp_path / "relay", test, wait)

@@ -136,7 +136,7 @@ def test_requests_that_it_cannot_take_are_answered_and_counted(model: TritonPyth
     for request in refused:
         assert request.sender.final.wait(PATIENCE)
         assert request.sender.taken[0].error is not None
-    wait_until(lambda: sum(counted(model).values()) >= len(refused), 5)
+    wait_until(lambda: sum(counted(model).values()) >= len(refused))
     assert counted(model) == {("unknown", "invalid_request"): 4, ("unknown", "invalid_constraint"): 1}
 
 
@@ -195,5 +195,5 @@ def test_without_an_engine_a_request_fails_by_name_and_its_response_is_counted(m
     model.execute([request])
     assert request.sender.final.wait(PATIENCE)
     assert "[engine_unavailable] guided_vllm, where the engine is, cannot be reached" in str(request.sender.taken[0].error)
-    wait_until(lambda: counted(model) == {("unknown", "engine_unavailable"): 1}, 5)
-    wait_until(lambda: sum(metric.total for metric in model._metrics._counters._families["ananke_responses_total"].metrics) == 1, 5)
+    wait_until(lambda: counted(model) == {("unknown", "engine_unavailable"): 1})
+    wait_until(lambda: sum(metric.total for metric in model._metrics._counters._families["ananke_responses_total"].metrics) == 1)

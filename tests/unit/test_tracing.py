@@ -12,7 +12,7 @@ import pytest
 from opentelemetry import trace
 from opentelemetry.sdk.trace import TracerProvider
 from trace_collector import Collector, Span, collecting
-from waiting import SOON
+from waiting import PATIENCE, SOON
 
 from ananke_client.request import GenerationRequest
 from ananke_client.tracing import current_traceparent
@@ -24,6 +24,7 @@ from ananke_server.tracing.spans import Tracing
 CALLER = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 NOT_SAMPLED = CALLER[:-1] + "0"
 TRACE, SPAN = CALLER.split("-")[1:3]
+ARRIVED = time.monotonic() - 1
 
 
 @pytest.fixture
@@ -53,12 +54,12 @@ def request(traceparent: str = "", attempt: str = "try-1") -> GenerateRequest:
 
 
 def timeline(*runs: Run) -> Timeline:
-    return Timeline("regex", guarantee="exact", input_tokens=3, arrived=time.monotonic() - 1, runs=list(runs))
+    return Timeline("regex", guarantee="exact", input_tokens=3, arrived=ARRIVED, runs=list(runs))
 
 
 def run(begun: float) -> Run:
     """One that is admitted after 10 ms, in the batch after 20, has its first token after 30 and its last after 100."""
-    start = time.monotonic() - 1 + begun
+    start = ARRIVED + begun
     return Run(start + 0.01, start + 0.02, start + 0.03, start + 0.1)
 
 
@@ -79,13 +80,13 @@ def test_a_generation_and_its_validation_by_another_process_are_one_trace(collec
     assert root.attributes["ananke.request_id"] == "id-1-abc"
     assert (root.attributes["gen_ai.usage.input_tokens"], root.attributes["gen_ai.usage.output_tokens"]) == (3, 7)
     assert "secret" not in str(root)
-    assert abs(root.ended - time.time_ns()) < 5e9
+    assert abs(root.ended - time.time_ns()) < PATIENCE * 1e9
     assert {name: [(span.trace, span.parent) for span in found] for name, found in spans.items()} == {
         name: [(root.trace, root.id)] for name in ("validate", "queue", "prefill", "decode")
     }
     times = {name: lasted(found[0]) for name, found in spans.items()}
-    expected = {"validate": 0.005, "queue": 0.02, "prefill": 0.01, "decode": 0.07}
-    assert times == {name: pytest.approx(seconds, abs=0.004) for name, seconds in expected.items()}
+    assert 0.004 < times.pop("validate") < SOON, "it ended when it was told"
+    assert times == {name: pytest.approx(seconds, abs=0.001) for name, seconds in {"queue": 0.02, "prefill": 0.01, "decode": 0.07}.items()}
 
 
 def test_each_attempt_has_its_phases(collector: Collector, tracing: Tracing) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import ExitStack
+from unittest.mock import patch
 
 import pytest
 
@@ -126,13 +127,20 @@ def test_a_failed_request_leaves_too(under_way: UnderWay) -> None:
 
 
 async def lease_kept(seconds: float, renewals: int) -> tuple[Running, bool]:
-    under_way = UnderWay()
-    running = Running(under_way, "mine", "try-1", lease=seconds)
-    for _ in range(renewals):
-        await asyncio.sleep(seconds / 3)
-        assert under_way.renew("try-1")
-    assert running.ends == 0
-    await asyncio.sleep(3 * seconds)
+    under_way, clock = UnderWay(), Clock()
+
+    async def passes(seconds: float) -> None:
+        clock.now += seconds
+        for _ in range(3):  # so that what is due has been called
+            await asyncio.sleep(0)
+
+    with patch.object(asyncio.get_running_loop(), "time", clock):
+        running = Running(under_way, "mine", "try-1", lease=seconds)
+        for _ in range(renewals):
+            await passes(seconds / 3)
+            assert under_way.renew("try-1")
+        assert running.ends == 0
+        await passes(3 * seconds)
     running.finish()
     return running, under_way.renew("try-1")
 
