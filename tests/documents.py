@@ -29,6 +29,7 @@ NOT_RUN = {
     ("README.md", "$ ANANKE_MAX_PENDING=many make serve"): "set-up's lines are left out; tests/unit/test_preflight.py has each fault",
     ("docs/MONITORING.md", "relabel_configs"): "a part of Prometheus' configuration: tests/unit/test_alerts.py has promtool check it",
     ("docs/SECURITY.md", "make api-key"): "a server with keys of its own: tests/serving/test_security.py",
+    ("docs/SECURITY.md", "PROXY_SITE"): "a proxy with ports and certificates of its own: tests/serving/test_proxy.py",
     ("docs/SECURITY.md", "ANANKE_TLS_CERTIFICATE_FILE"): "a server with certificates of its own: tests/serving/test_security.py",
     (QUICKSTART, "make run"): "a second server: `make test` has set up, and the demo's other half runs against the session's server",
 }

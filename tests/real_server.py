@@ -15,7 +15,7 @@ from ananke_client import AnankeInferenceClient, AnankeInferenceHTTPClient
 from ananke_server.launch import DEFAULT_MODEL, PROJECT, LaunchError, TritonServer
 from ananke_server.ports import free_ports
 
-READY_SECONDS = 200
+READY_SECONDS = 280
 STARTS = 2
 """Where a model's process has no processor for a second while it starts, or the clock jumps, Triton waits for ever (before 25.08)."""
 Client = AnankeInferenceClient | AnankeInferenceHTTPClient

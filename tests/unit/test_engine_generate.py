@@ -220,16 +220,16 @@ def test_a_verified_output_that_passes_at_once_is_buffered_too() -> None:
     [("exact", True, None, True), ("exact", False, None, False), ("verified", True, None, False), ("exact", False, 2, True)],
 )
 def test_vllm_is_asked_for_pieces_where_they_leave_at_once(guarantee: str, stream: bool, logprobs: int | None, in_pieces: bool) -> None:
-    script = Script(["[1,2]"], pause=0.2)
+    script = Script(["[1,2]"], pause=1.0)
     result, emitted = answered(script, request(guarantee=guarantee, stream=stream, parameters={"logprobs": logprobs}))
     assert [delta.text for delta in emitted] == (["[1", ",2]"] if in_pieces else ["[1,2]"])
     [(_, params)] = script.asked
     assert params.output_kind is (RequestOutputKind.DELTA if in_pieces else RequestOutputKind.FINAL_ONLY)
     timing = result.metrics["timing_ms"]
     if in_pieces:
-        assert timing["first_token"] - timing["admitted"] >= 200, "when it is there"
+        assert timing["first_token"] - timing["admitted"] >= 1000, "when it is there"
     else:
-        assert timing["first_token"] - timing["admitted"] < 150, "when the engine had it"
+        assert timing["first_token"] - timing["admitted"] < 900, "when the engine had it"
 
 
 @pytest.mark.parametrize("bound", [1, 3])
