@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import patient_http
 import pytest
 from certificates import Holder, certificates
 from four_clients import FOUR, AnyClient, make_client
@@ -42,6 +41,12 @@ class Proxy:
     def client(self, kind: str) -> AnyClient:
         port = self.grpc_port if kind.startswith("grpc") else self.http_port
         return make_client(kind, port, tls=TLSConfig(ca_file=self.ca_file), timeout=120)
+
+    def status(self, path: str) -> int:
+        """What a GET of exactly this path is answered with."""
+        with self.connected() as connection:
+            connection.sendall(f"GET /{path} HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n".encode())
+            return int(connection.recv(4096).split()[1])
 
     def connected(self) -> ssl.SSLSocket:
         """A connection for HTTP/1.1 written by hand."""
@@ -121,9 +126,25 @@ def test_who_is_silent_within_a_head_is_let_go(proxy: Proxy) -> None:
 
 @pytest.mark.parametrize(
     "path",
-    ["v2/systemsharedmemory/status", "v2/cudasharedmemory/status", "v2/repository/index", "v2/trace/setting", "v2/logging", "metrics"],
+    [
+        "v2/systemsharedmemory/status",
+        "v2/cudasharedmemory/status",
+        "v2/repository/index",
+        "v2/repository/models/validate/unload",
+        "v2/trace/setting",
+        "v2/models/validate/trace/setting",
+        "v2/models/validate%2Ftrace%2Fsetting",
+        "v2/models/../logging",
+        "v2/logging",
+        "metrics",
+    ],
 )
-def test_management_is_not_even_asked(proxy: Proxy, holders: dict[str, Holder], path: str) -> None:
-    verify = ssl.create_default_context(cafile=holders["authority"].certificate)
-    assert patient_http.get(f"{proxy.url}/{path}", verify=verify).status_code == 404
-    assert patient_http.get(f"{proxy.url}/v2/health/ready", verify=verify).status_code == 200
+def test_management_is_not_even_asked(proxy: Proxy, path: str) -> None:
+    assert proxy.status(path) == 404
+
+
+def test_what_clients_and_perf_analyzer_ask_is_there(proxy: Proxy) -> None:
+    model = "v2/models/generate"
+    paths = ["v2", "v2/health/live", "v2/health/ready", "v2/models/stats", model]
+    paths += [f"{model}/{rest}" for rest in ("ready", "config", "stats", "versions/1", "versions/1/ready", "versions/1/stats")]
+    assert [(path, proxy.status(path)) for path in paths] == [(path, 200) for path in paths]
