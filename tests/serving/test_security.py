@@ -21,7 +21,7 @@ from certificates import Holder, certificates
 from four_clients import FOUR, AnyClient, make_client
 from real_server import start_server
 from tritonclient.grpc import service_pb2, service_pb2_grpc
-from waiting import eventually
+from waiting import eventually, wait_until
 
 from ananke_client import (
     CancelledError,
@@ -83,6 +83,8 @@ def secured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Secured]:
     server = start_server(
         "security",
         host="0.0.0.0",
+        ANANKE_PRESET="production",
+        ANANKE_IDLE_TIMEOUT="900",  # it is the tests that take their time
         ANANKE_API_KEY_FILE=str(keys),
         ANANKE_MANAGEMENT_KEY=management,
         ANANKE_TLS_CERTIFICATE_FILE=made["server"].certificate,
@@ -110,6 +112,23 @@ def test_a_client_with_a_key_is_served(secured: Secured, kind: str) -> None:
         assert health.ready, health.error
         assert client.model_metadata().name == "generate"
         assert client.model_statistics()
+
+
+def test_it_runs_as_the_preset_says(secured: Secured) -> None:
+    """Its log is one for machines, and an answer is on record when it comes."""
+    with secured.client("grpc", secured.one) as client:
+        result = client.generate("Grass is ", CHOICE, CONFIG, request_id="recorded")
+    assert result.metrics["provenance_log"]["line"] == "written"
+    assert json.loads(result.envelope) in [json.loads(line)["envelope"] for line in secured.provenance.read_text().splitlines()]
+    log = secured.server.log_file
+    assert log is not None
+
+    def logged() -> list[dict[str, Any]]:
+        whole = log.read_text(errors="replace").split("\n")[:-1]
+        return [json.loads(line) for line in whole if line.startswith('{"')]
+
+    wait_until(lambda: any("recorded" in line["message"] and "outcome=ok" in line["message"] for line in logged()))
+    assert all({"timestamp", "level", "logger", "service"} <= line.keys() for line in logged())
 
 
 @pytest.mark.parametrize("kind", FOUR)
