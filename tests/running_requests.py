@@ -1,12 +1,16 @@
-"""What the engine is running, by its own counters."""
+"""What the engine is running, by its own counters, and a request that it runs for as long as a test needs one."""
 
 from __future__ import annotations
 
-import patient_http
 from bench_server import work_of
+from server_metrics import metrics_text
 from waiting import PATIENCE, eventually
 
+from ananke_client import ConstraintSpec, GenerationConfig
 from ananke_server.launch import TritonServer
+
+LONG, LONG_CONFIG = ConstraintSpec.regex("[0-9]{7000}"), GenerationConfig(max_tokens=7100)
+"""A digit is a token, so that even a fast machine takes longer than a test waits for anything."""
 
 
 def running(server: TritonServer) -> int:
@@ -20,4 +24,4 @@ def comes_to(server: TritonServer, count: int, seconds: float = PATIENCE) -> boo
 
 
 def _figures(server: TritonServer) -> list[float]:
-    return work_of(patient_http.get(f"http://{server.metrics_url}/metrics").text)
+    return work_of(metrics_text(server))

@@ -11,9 +11,14 @@ from ananke_server.launch import TritonServer
 _BETWEEN_TELLINGS = 1.5
 
 
+def metrics_text(server: TritonServer) -> str:
+    """All metrics, as Prometheus reads them."""
+    return patient_http.get(f"http://{server.metrics_url}/metrics").text
+
+
 def totals(server: TritonServer, prefix: str = "ananke_") -> dict[str, float]:
     """The metrics of ours, or of another prefix, by name and labels in Prometheus' own writing."""
-    lines = patient_http.get(f"http://{server.metrics_url}/metrics").text.splitlines()
+    lines = metrics_text(server).splitlines()
     pairs = (line.rsplit(" ", 1) for line in lines if line.startswith(prefix))
     return {name: float(value) for name, value in pairs}
 

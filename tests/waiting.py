@@ -10,6 +10,8 @@ PATIENCE = 60.0
 """Seconds within which everything that is to happen has happened."""
 SOON = 20.0
 """Seconds that bound what takes much less than one; what the test is there to tell from it takes far longer."""
+TOLD_SECONDS = 30.0
+"""Seconds that bound what a client is told at once; it takes milliseconds, and on a machine with other work took 16 s."""
 
 
 def eventually(holds: Callable[[], object], seconds: float = PATIENCE, every: float = 0.02) -> bool:

@@ -158,8 +158,8 @@ class TritonServer:
         """Return once no request has been under way for a second, the server has ended, or the seconds are over.
 
         Also as soon as ``pause``, which is given a tenth of a second between two looks, returns something, which is returned.
-        Requests that come meanwhile are taken, and leases renewed. A Triton that has been told to stop does neither: what our clients
-        have under way would end with its lease.
+        Requests that come meanwhile are taken, and leases renewed. A Triton that has been told to stop takes no connection for
+        either: what our clients have under way would end with its lease.
         """
         end, quiet_since = time.monotonic() + seconds, None
         while self.running and (now := time.monotonic()) < end:

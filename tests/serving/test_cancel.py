@@ -11,15 +11,13 @@ from contextlib import ExitStack
 
 import pytest
 from four_clients import FOUR, AnyClient, make_client
-from running_requests import comes_to, running
+from running_requests import LONG, LONG_CONFIG, comes_to, running
 from waiting import PATIENCE, SOON
 
 from ananke_client import AnankeInferenceClient, CancelledError, ConstraintSpec, DeadlineExceededError, GenerationConfig
 from ananke_server.launch import TritonServer
 
 TRIES = 5
-LONG = ConstraintSpec.regex("[0-9]{7000}")  # a token each
-CONFIG = GenerationConfig(max_tokens=7100)
 
 
 @pytest.fixture(scope="module", params=FOUR)
@@ -47,7 +45,7 @@ def client(kind: str, port: int) -> Iterator[AnyClient]:
 
 def test_a_closed_stream(client: AnyClient, server: TritonServer) -> None:
     for _ in range(TRIES):
-        stream = client.generate_stream("x", LONG, CONFIG)
+        stream = client.generate_stream("x", LONG, LONG_CONFIG)
         next(stream)
         assert comes_to(server, 1)
         stream.close()
@@ -57,7 +55,7 @@ def test_a_closed_stream(client: AnyClient, server: TritonServer) -> None:
 def test_a_stream_closed_before_its_first_token(client: AnyClient, server: TritonServer) -> None:
     """The cancel may overtake its request, in validate: then it waits for it."""
     for _ in range(TRIES):
-        stream = client.generate_stream("x", LONG, CONFIG)
+        stream = client.generate_stream("x", LONG, LONG_CONFIG)
         stream.close()
         assert comes_to(server, 0, SOON)
     time.sleep(0.5)
@@ -67,7 +65,7 @@ def test_a_stream_closed_before_its_first_token(client: AnyClient, server: Trito
 def test_a_closed_client(kind: str, port: int, server: TritonServer) -> None:
     for _ in range(TRIES):
         with make_client(kind, port) as client:
-            streams = [client.generate_stream("x", LONG, CONFIG) for _ in range(4)]
+            streams = [client.generate_stream("x", LONG, LONG_CONFIG) for _ in range(4)]
             for stream in streams:
                 next(stream)
             assert comes_to(server, 4)
@@ -78,7 +76,7 @@ def test_a_closed_client(kind: str, port: int, server: TritonServer) -> None:
 def test_a_passed_deadline(client: AnyClient, server: TritonServer) -> None:
     for _ in range(TRIES):
         with pytest.raises(DeadlineExceededError):
-            list(client.generate_stream("x", LONG, CONFIG, timeout=0.5))
+            list(client.generate_stream("x", LONG, LONG_CONFIG, timeout=0.5))
         assert comes_to(server, 0, SOON)
 
 
@@ -87,7 +85,7 @@ def test_cancel_by_request_id(client: AnyClient, server: TritonServer) -> None:
     assert client.cancel("no such request") is False
     for _ in range(TRIES):
         with ThreadPoolExecutor(1) as pool:
-            whole = pool.submit(client.generate, "x", LONG, CONFIG, request_id="the-same")
+            whole = pool.submit(client.generate, "x", LONG, LONG_CONFIG, request_id="the-same")
             assert comes_to(server, 1)
             assert client.cancel("the-same") is True
             assert comes_to(server, 0, SOON)
@@ -103,7 +101,7 @@ def test_many_cancelled_streams_leave_the_others_alone(server: TritonServer) -> 
         return client.generate("Numbers: ", digits, GenerationConfig(max_tokens=40, seed=3)).text
 
     def left(number: int) -> str:
-        with client.generate_stream("x", LONG, CONFIG) as stream:
+        with client.generate_stream("x", LONG, LONG_CONFIG) as stream:
             return next(stream)
 
     with AnankeInferenceClient(url=server.grpc_url, timeout=120) as client, ThreadPoolExecutor(16) as pool:
@@ -113,12 +111,13 @@ def test_many_cancelled_streams_leave_the_others_alone(server: TritonServer) -> 
 
 
 VANISHING = """
+import json
 import sys
-from ananke_client import AnankeInferenceClient, AnankeInferenceHTTPClient, ConstraintSpec, GenerationConfig, lease, request
+from ananke_client import AnankeInferenceClient, AnankeInferenceHTTPClient, GenerationConfig, lease, request
 lease.LEASE = request.LEASE = 10
-kind, url, call = sys.argv[1:]
+kind, url, call, constraint, max_tokens = sys.argv[1:]
 client = {"grpc": AnankeInferenceClient, "http": AnankeInferenceHTTPClient}[kind](url=url)
-for part in getattr(client, call)("x", ConstraintSpec.regex("[0-9]{7000}"), GenerationConfig(max_tokens=7100)):
+for part in getattr(client, call)("x", json.loads(constraint), GenerationConfig(max_tokens=int(max_tokens))):
     pass
 """
 
@@ -126,7 +125,8 @@ for part in getattr(client, call)("x", ConstraintSpec.regex("[0-9]{7000}"), Gene
 def test_killed_clients_are_noticed_by_their_leases(server: TritonServer) -> None:
     """A stream and a whole answer over each transport, all at once."""
     urls = {"grpc": server.grpc_url, "http": server.http_url}
-    clients = [(transport, url, call) for transport, url in urls.items() for call in ("generate_stream", "generate")]
+    asked = LONG.to_json(), str(LONG_CONFIG.max_tokens)
+    clients = [(transport, url, call, *asked) for transport, url in urls.items() for call in ("generate_stream", "generate")]
     with ExitStack() as opened:
         processes = [opened.enter_context(subprocess.Popen([sys.executable, "-c", VANISHING, *client])) for client in clients]
         opened.callback(lambda: [process.kill() for process in processes])

@@ -18,6 +18,7 @@ import patient_http
 import pytest
 from documents import DOCUMENTS, QUICKSTART, Block, blocks, printed_by
 from real_server import READY_SECONDS, Provenance
+from server_metrics import metrics_text
 
 from ananke_server.launch import PROJECT, TritonServer
 from ananke_server.ports import free_ports
@@ -135,7 +136,7 @@ def test_what_make_run_shows(server: TritonServer) -> None:
 
 
 def test_the_metrics_that_the_readme_names_are_there(server: TritonServer) -> None:
-    served = patient_http.get(f"http://{server.metrics_url}/metrics").text
+    served = metrics_text(server)
     names = set(re.findall(r"^ananke_\w+", served, re.MULTILINE))
     readme = (PROJECT / "README.md").read_text()
     named = set(re.findall(r"\bananke_(?!client|server|triton)\w*[a-z]\b(?![.]py)", readme))

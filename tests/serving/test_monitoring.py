@@ -15,6 +15,8 @@ import yaml
 from opentelemetry.sdk.trace import TracerProvider
 from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
+from running_requests import LONG, LONG_CONFIG
+from server_metrics import metrics_text
 from trace_collector import Collector, Span
 from waiting import SOON, eventually
 
@@ -26,12 +28,11 @@ from ananke_server.triton.validate_metrics import VALIDATE_FAMILIES
 
 MONITORING = PROJECT / "monitoring"
 FAMILIES = GUIDED_FAMILIES | VALIDATE_FAMILIES
-LONG = ConstraintSpec.regex("[0-9]{7000}")
 
 
 def exported(server: TritonServer) -> dict[str, Metric]:
     """Our families by their names in the dashboard: a counter's with its ``_total``."""
-    text = patient_http.get(f"http://{server.metrics_url}/metrics").text
+    text = metrics_text(server)
     families = [family for family in text_string_to_metric_families(text) if family.name.startswith("ananke_")]
     return {family.name + ("_total" if family.type == "counter" else ""): family for family in families}
 
@@ -88,7 +89,7 @@ def test_times_are_histograms_that_add_up(loaded: TritonServer, http_client: Ana
 
 def test_the_engines_gauges_rise_and_fall_with_a_stream_that_is_given_up(loaded: TritonServer, grpc_client: AnankeInferenceClient) -> None:
     names = ("ananke_engine_batch_requests", "ananke_kv_cache_usage_ratio", "ananke_requests_running")
-    stream = grpc_client.generate_stream("x", LONG, GenerationConfig(max_tokens=7100))
+    stream = grpc_client.generate_stream("x", LONG, LONG_CONFIG)
     next(stream)
     assert eventually(lambda: all(value(loaded, name) > 0 for name in names))
     status = grpc_client.health_check().status

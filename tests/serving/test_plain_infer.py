@@ -15,7 +15,7 @@ import pytest
 import tritonclient.grpc
 import tritonclient.http
 from cases import CASES
-from running_requests import comes_to
+from running_requests import LONG, LONG_CONFIG, comes_to
 from server_metrics import settled, totals
 from tritonclient.utils import InferenceServerException
 from waiting import PATIENCE, SOON, wait_until
@@ -24,7 +24,7 @@ from ananke_client import AnankeInferenceClient, ConstraintSpec, GenerationConfi
 from ananke_server.launch import TritonServer
 
 MODEL = "generate_once"
-LONG = {"text_input": "x", "constraint": ConstraintSpec.regex("[0-9]{7000}").to_json(), "sampling_parameters": '{"max_tokens": 7100}'}
+LASTING = {"text_input": "x", "constraint": LONG.to_json(), "sampling_parameters": json.dumps({"max_tokens": LONG_CONFIG.max_tokens})}
 # What Triton makes of a gRPC status over HTTP.
 HTTP_STATUS = {"INVALID_ARGUMENT": "400", "INTERNAL": "500", "CANCELLED": "400"}
 
@@ -143,12 +143,12 @@ def test_what_it_refuses_by_itself_is_counted_too(plain: Plain, server: TritonSe
 
 
 def test_parameters_are_checked_as_for_the_ensemble(plain: Plain) -> None:
-    assert "unknown input or parameter 'deadlin_ms'; did you mean deadline_ms?" in plain.refusal(LONG, parameters={"deadlin_ms": 5})[1]
+    assert "unknown input or parameter 'deadlin_ms'; did you mean deadline_ms?" in plain.refusal(LASTING, parameters={"deadlin_ms": 5})[1]
     assert "cancel is a command to guided_vllm" in plain.refusal({}, parameters={"cancel": "x"})[1]
 
 
 def test_the_deadline_ends_it(plain: Plain, server: TritonServer) -> None:
-    status, text = plain.refusal(LONG, parameters={"deadline_ms": 500})
+    status, text = plain.refusal(LASTING, parameters={"deadline_ms": 500})
     assert (status, text[:19]) == ("500", "[deadline_exceeded]")
     assert comes_to(server, 0, SOON)
 
@@ -157,7 +157,7 @@ def test_the_deadline_ends_it(plain: Plain, server: TritonServer) -> None:
 def test_it_can_be_cancelled_by_name(plain: Plain, server: TritonServer, grpc_client: AnankeInferenceClient, by: str) -> None:
     def call() -> tuple[str, str]:
         with Plain(plain.transport, server) as own:
-            return own.refusal(LONG, **({"request_id": "mine"} if by == "request_id" else {"parameters": {"attempt_id": "mine"}}))
+            return own.refusal(LASTING, **({"request_id": "mine"} if by == "request_id" else {"parameters": {"attempt_id": "mine"}}))
 
     with ThreadPoolExecutor(1) as pool:
         refused = pool.submit(call)
@@ -172,7 +172,7 @@ def test_a_grpc_client_that_goes_away_ends_its_generation(server: TritonServer) 
     """Which the ensemble would not: Triton does not tell its steps."""
     with Plain("grpc", server) as plain:
         for _ in range(3):
-            status, _ = plain.refusal(LONG, client_timeout=1.0)
+            status, _ = plain.refusal(LASTING, client_timeout=1.0)
             assert status == "DEADLINE_EXCEEDED"
             assert comes_to(server, 0, SOON)
 

@@ -20,12 +20,12 @@ import pytest
 from bench import ColdStart, started
 from four_clients import make_client
 from real_server import kill
-from waiting import PATIENCE, SOON, wait_until
+from running_requests import LONG, LONG_CONFIG
+from waiting import PATIENCE, SOON, TOLD_SECONDS, wait_until
 
 from ananke_client import (
     AnankeError,
     AnankeInferenceClient,
-    AnankeInferenceHTTPClient,
     CancelledError,
     ConstraintSpec,
     EngineUnavailableError,
@@ -38,8 +38,7 @@ from ananke_server.session import STRAGGLERS_SECONDS
 
 DRAINED_SECONDS = 30.0 + STRAGGLERS_SECONDS  # what the chart and deploy.sh count on
 RESTART_SECONDS = 120.0  # it takes some 20 on two cores that nobody shares
-TOLD_SECONDS = 30.0  # it takes milliseconds, and on a machine with other work took 16 s
-SHORT, LONG, MAX_TOKENS = ConstraintSpec.regex("[0-9]{8}"), ConstraintSpec.regex("[0-9]{4000}"), 4100
+SHORT = ConstraintSpec.regex("[0-9]{8}")
 Started = tuple[TritonServer, ColdStart]
 
 
@@ -90,7 +89,7 @@ def test_models_can_neither_be_loaded_nor_unloaded_by_a_request(life: Started) -
 def test_dead_mask_processes_end_what_is_constrained_and_are_started_again(life: Started) -> None:
     server, _ = life
     with AnankeInferenceClient(url=server.grpc_url, retry=RetryPolicy(attempts=1)) as client:
-        stream = client.generate_stream("x", LONG, GenerationConfig(max_tokens=MAX_TOKENS))
+        stream = client.generate_stream("x", LONG, LONG_CONFIG)
         free = client.generate_stream("Once upon a time", config=GenerationConfig(max_tokens=8, temperature=1.0, seed=1))
         next(stream)
         next(free)
@@ -108,13 +107,13 @@ def test_dead_mask_processes_end_what_is_constrained_and_are_started_again(life:
 def test_a_dead_engine_is_told_and_started_again(life: Started) -> None:
     """Over both transports at once."""
     server, _ = life
-    once, config = RetryPolicy(attempts=1), GenerationConfig(max_tokens=MAX_TOKENS, seed=1)
+    once = RetryPolicy(attempts=1)
     with (
         make_client("grpc", server.grpc_port, retry=once) as grpc,
         make_client("http", server.http_port, retry=once) as http,
         ThreadPoolExecutor(2) as pool,
     ):
-        streams = [client.generate_stream("Digits: ", LONG, config) for client in (grpc, http)]
+        streams = [client.generate_stream("Digits: ", LONG, LONG_CONFIG) for client in (grpc, http)]
         for stream in streams:
             next(stream)
         kill(server, "VLLM::")
@@ -129,12 +128,11 @@ def test_a_dead_engine_is_told_and_started_again(life: Started) -> None:
 
 def test_a_drain_waits_for_what_is_under_way_and_more_is_taken_meanwhile(life: Started) -> None:
     server, _ = life
-    config = GenerationConfig(max_tokens=MAX_TOKENS, seed=3)
     with AnankeInferenceClient(url=server.grpc_url, timeout=300) as client, ThreadPoolExecutor(1) as pool:
-        with client.generate_stream("Digits: ", LONG, config) as stream:
+        with client.generate_stream("Digits: ", LONG, LONG_CONFIG) as stream:
             next(iter(stream))
             draining = pool.submit(server.drain, 300)
-            assert client.generate("Digits: ", SHORT, config).constraint_satisfied
+            assert client.generate("Digits: ", SHORT, LONG_CONFIG).constraint_satisfied
             time.sleep(2 * QUIET_SECONDS)
             assert not draining.done()
         draining.result(PATIENCE)
@@ -146,11 +144,11 @@ def test_a_drain_waits_for_what_is_under_way_and_more_is_taken_meanwhile(life: S
 def test_requests_under_way_end_in_full_when_the_server_is_told_to_stop(life: Started, monkeypatch: pytest.MonkeyPatch) -> None:
     """The last test here: it ends the server, as `make stop` does. What would take minutes ends with a typed error, within the time too."""
     server, _ = life
-    long, brief = (LONG, GenerationConfig(max_tokens=MAX_TOKENS, seed=3)), (ConstraintSpec.regex("[0-9]{60}"), GenerationConfig(seed=3))
+    ports = {"grpc": server.grpc_port, "http": server.http_port}
+    long, brief = (LONG, LONG_CONFIG), (ConstraintSpec.regex("[0-9]{60}"), GenerationConfig(seed=3))
 
-    def generate(kind: type[AnankeInferenceClient] | type[AnankeInferenceHTTPClient], what: Any) -> GenerationResult | AnankeError:
-        url = server.grpc_url if kind is AnankeInferenceClient else f"http://{server.http_url}"
-        with kind(url=url, timeout=120) as client, client.generate_stream("Digits: ", *what) as stream:
+    def generate(kind: str, what: Any) -> GenerationResult | AnankeError:
+        with make_client(kind, ports[kind], timeout=120) as client, client.generate_stream("Digits: ", *what) as stream:
             try:
                 for _ in stream:
                     begun.append((kind, what))
@@ -159,13 +157,12 @@ def test_requests_under_way_end_in_full_when_the_server_is_told_to_stop(life: St
         return stream.result
 
     begun: list[Any] = []
-    kinds = (AnankeInferenceClient, AnankeInferenceHTTPClient)
     with ThreadPoolExecutor(5) as pool:
-        lasting = [pool.submit(generate, kind, long) for kind in kinds]
-        wait_until(lambda: all((kind, long) in begun for kind in kinds))
+        lasting = [pool.submit(generate, kind, long) for kind in ports]
+        wait_until(lambda: all((kind, long) in begun for kind in ports))
         monkeypatch.setattr("ananke_client.request.LEASE", 25.0)  # a machine with other work takes ten seconds for the brief ones
-        ending = [pool.submit(generate, kind, brief) for kind in kinds]
-        wait_until(lambda: all((kind, brief) in begun for kind in kinds))
+        ending = [pool.submit(generate, kind, brief) for kind in ports]
+        wait_until(lambda: all((kind, brief) in begun for kind in ports))
         too_early = [end for end in (*lasting, *ending) if end.done()]
         stopping, told = pool.submit(server.stop), time.monotonic()
         assert not too_early, [end.result() for end in too_early]
@@ -173,7 +170,7 @@ def test_requests_under_way_end_in_full_when_the_server_is_told_to_stop(life: St
             result = end.result()
             assert isinstance(result, GenerationResult), result
             assert result.constraint_satisfied
-        # A Triton that stops takes no renewal of a lease any more, so that a request of ours that lasts ends with its lease.
+        # A Triton that stops takes no renewal over a new connection, and ends itself before these would end.
         assert all(isinstance(end.result(), CancelledError | EngineUnavailableError) for end in lasting)
     stopping.result()
     assert time.monotonic() - told < DRAINED_SECONDS + SOON

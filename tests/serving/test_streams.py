@@ -6,6 +6,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from running_requests import LONG, LONG_CONFIG
 from server_metrics import settled, totals
 from waiting import eventually
 
@@ -101,7 +102,7 @@ def test_mask_metrics_and_failures_are_there(server: TritonServer, grpc_client: 
 def test_a_client_that_goes_away_stops_a_generation_called_directly(server: TritonServer, model: str) -> None:
     before = settled(server)
     with AnankeInferenceClient(url=server.grpc_url, model_name=model, timeout=120) as client:
-        pieces = client.generate_stream(PROMPT, ConstraintSpec.regex("[0-9]{7000}"), GenerationConfig(max_tokens=7100))
+        pieces = client.generate_stream(PROMPT, LONG, LONG_CONFIG)
         next(pieces)
         pieces.close()
         assert eventually(lambda: requests(totals(server), "cancelled", "regex") == requests(before, "cancelled", "regex") + 1)

@@ -27,6 +27,12 @@ def port(script: Script, kind: str) -> Iterator[int]:
 
 
 @pytest.fixture
+def without_renewals(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a test stands still for seconds, no renewal gets among its commands."""
+    monkeypatch.setattr("ananke_client.lease.LEASE", 600)
+
+
+@pytest.fixture
 def interruptible() -> Iterator[None]:
     """Whatever the suite was started by: a shell has what it starts in the background ignore interrupts."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -22,17 +22,13 @@ MANY = {
     "run_load": lambda client: run_load(client, "silent", None, GenerationConfig(), requests=9, concurrency=3),
 }
 
+pytestmark = pytest.mark.usefixtures("without_renewals")
+
 
 @pytest.fixture
 def client(kind, port):
     with make_client(kind, port, timeout=20) as client:
         yield client
-
-
-@pytest.fixture(autouse=True)
-def without_renewals(monkeypatch):
-    """Where a test stands still for seconds, no renewal gets among its commands."""
-    monkeypatch.setattr("ananke_client.lease.LEASE", 600)
 
 
 def test_a_client_closed_between_two_deltas_lets_no_beginning_pass_for_the_whole(client, script):

@@ -29,17 +29,13 @@ from ananke_client.request import LEASE
 QUICK = RetryPolicy(attempts=4, first=0.01, longest=0.05)
 PATIENT = RetryPolicy(attempts=40, first=0.05, factor=1.3, longest=0.4)
 
+pytestmark = pytest.mark.usefixtures("without_renewals")
+
 
 @pytest.fixture
 def client(kind, port):
     with make_client(kind, port, timeout=20, retry=QUICK) as client:
         yield client
-
-
-@pytest.fixture(autouse=True)
-def without_renewals(monkeypatch):
-    """Where a test stands still for seconds, no renewal gets among its commands."""
-    monkeypatch.setattr("ananke_client.lease.LEASE", 600)
 
 
 @pytest.mark.parametrize("call", ["generate", "generate_stream"])
