@@ -7,6 +7,7 @@ import datetime
 import json
 import os
 import platform
+import statistics
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,6 +18,7 @@ import numpy as np
 from llguidance import LLTokenizer
 
 from ananke_server.launch import DEFAULT_MODEL
+from ananke_server.masking.tickets import Outcome
 from ananke_server.masking.tokenizer import model_tokenizer
 
 _LEAST_REQUESTS: Final = 8
@@ -73,13 +75,27 @@ def token_ms(streams: Sequence[TokenTimes]) -> float:
     return round(1e3 * sum(stream.token_time for stream in streams) / len(streams), 4)
 
 
-RATIOS: Final = ("ratio", "least_ratio")
+def mask_counts(outcomes: Sequence[Outcome]) -> dict[str, Any]:
+    """What was counted of requests' masks, together; the time for a mask is a mean of masks, the wait for them one of requests."""
+    masks = sum(outcome.steps for outcome in outcomes)
+    return {
+        "masks": masks,
+        "us_mean": round(sum(outcome.us_mean * outcome.steps for outcome in outcomes) / masks, 1),
+        "us_p99_of_a_request": percentiles([outcome.us_p99 for outcome in outcomes]),
+        "share_under_50_us": round(sum(outcome.under_50_us for outcome in outcomes) / masks, 4),
+        "wait_us_step": percentiles([outcome.wait_us_mean for outcome in outcomes]),
+        "longest_wait_us": max(outcome.wait_us_max for outcome in outcomes),
+    }
+
+
+RATIOS: Final = ("ratio", "median_ratio", "least_ratio")
 
 
 def set_ratios(point: dict[str, Any], base: Mapping[str, Any]) -> None:
-    """Hold a point's time a token against another's: the mean of its rounds, and its shortest one."""
+    """Hold a point's time a token against another's: the mean of its rounds, the median one and the shortest."""
     point["ratio"] = round(point["token_ms"] / base["token_ms"], 4)
-    point["least_ratio"] = round(min(point["round_token_ms"]) / min(base["round_token_ms"]), 4)
+    for name, of in (("median_ratio", statistics.median), ("least_ratio", min)):
+        point[name] = round(of(point["round_token_ms"]) / of(base["round_token_ms"]), 4)
 
 
 class ResultFile:

@@ -85,7 +85,8 @@ def main() -> int:
     ):
         rounds = _measured(arguments, prompts, Server(server, shares.server), running)
     points = points_of(rounds)
-    print_table(["kind", "arrangement", "rounds", "ms/token", "median", "ratio", "least", "first ms"], [_row(point) for point in points])
+    header = ["kind", "arrangement", "rounds", "ms/token", "median", "ratio", "of medians", "least", "first ms"]
+    print_table(header, [_row(point) for point in points])
     if arguments.output:
         about = {"streams": arguments.streams, "tokens": arguments.tokens, "server_cores": len(shares.server)}
         write_json(arguments.output, about | {"points": points})

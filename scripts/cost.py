@@ -13,14 +13,17 @@ from pathlib import Path
 
 from ananke_server.launch import PROJECT
 
-RESULTS = PROJECT / "benchmarks" / "h200-engine.json"
+RESULTS = [PROJECT / "benchmarks" / f"h200-{name}.json" for name in ("engine-launches", "engine-kernel", "mask-processes")]
 
 
 def main() -> int:
     arguments = _parse()
-    result = json.loads(arguments.results.read_text())
-    times = {(point["workload"], point["batch"], point["variant"]): point["token_ms"] for point in result["points"] if "token_ms" in point}
-    print(f"{result['device']}, {result['date'][:10]}, at {arguments.gpu_hour:.2f} an hour; a million output tokens, by batch:")
+    results = [json.loads(path.read_text()) for path in arguments.results]
+    points = [point for result in results for point in result["points"] if "token_ms" in point]
+    times = {(point["workload"], point["batch"], point["variant"]): point["token_ms"] for point in points}
+    dates = sorted(result["date"][:10] for result in results)
+    days = " to ".join(dict.fromkeys((dates[0], dates[-1])))
+    print(f"{results[0]['device']}, {days}, at {arguments.gpu_hour:.2f} an hour; a million output tokens, by batch:")
     print(f"{'schemas':8} {'batch':>5} {'tokens/s':>9} {'unconstrained':>14} {'constrained':>12} {'of that for masks':>18}")
     for workload, batch in sorted({key[:2] for key in times}):
         plain, ours = (times.get((workload, batch, variant)) for variant in ("unconstrained", "ours"))
@@ -38,7 +41,13 @@ def million_tokens(gpu_hour: float, token_ms: float, batch: int) -> float:
 def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--gpu-hour", type=_price, required=True, metavar="PRICE", help="what an hour of the GPU costs, in any currency")
-    parser.add_argument("--results", type=Path, default=RESULTS, help="what engine_benchmark.py wrote (default: %(default)s)")
+    parser.add_argument(
+        "--results",
+        type=Path,
+        nargs="+",
+        default=RESULTS,
+        help="what engine_benchmark.py wrote; of a point that several files have the last one's counts (default: the newest here)",
+    )
     return parser.parse_args()
 
 

@@ -7,7 +7,8 @@ A 7B shape (Qwen2.5) with random weights writes 200 tokens a request. "easy" is 
 of bounded strings, numbers and patterns, their tokens sampled; "real" are MaskBench schemas and their instances, replayed by vLLM's
 trace replay (V2 runner). For each batch all variants have a warm-up round, then the measured rounds take turns, of eight requests at
 least in all; a variant whose warm-up took longer than 6 s has one measured round. Where others share the host, rounds of one variant
-differ by a quarter: "least" is the ratio of each side's shortest one.
+differ by a quarter: "median" and "least" are the ratios of each side's median and shortest one.
+``--first-tokens N`` first sends single requests under N of the real schemas, each unconstrained, new and once more.
 ``--quick`` is a small run, of the small real model where no tokenizer is given, to see on a CPU that the program works.
 """
 
@@ -20,17 +21,20 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from bench_support import RATIOS, ResultFile, measured_rounds, parsed, percentiles, print_table, set_ratios
 from engine_rounds import OURS, PROMPT_TOKENS, SAMPLING, UNCONSTRAINED, Bench, Round, measures
 from engine_workloads import Accepts, Workload, backend_check, easy, hard, real
+from first_tokens import TOKENS, WARM_UPS, FirstTokens, first_tokens, print_first_tokens
 from llguidance import LLTokenizer
 from model_shape import CAPTURED, SHAPE_7B, TINY, model_of
 
 from ananke_server.constraints import Compiler
 from ananke_server.engine.start import device_name, on_cpu, start_engine
+from ananke_server.engine.vllm_engine import VllmEngine
 from ananke_server.heap import settle
 from ananke_server.masking.stage_times import STAGE_TIMES_VARIABLE
 from ananke_server.masking.tokenizer import model_tokenizer
@@ -52,9 +56,11 @@ class Results(ResultFile):
     def __init__(self, path: str | None, about: dict[str, Any]) -> None:
         super().__init__(path, about)
         self.points: dict[tuple[str, int, str], dict[str, Any]] = {}
+        self.first_tokens: FirstTokens = {}
 
     def content(self) -> dict[str, Any]:
-        return {"points": [{"workload": key[0], "batch": key[1], "variant": key[2], **point} for key, point in self.points.items()]}
+        points = [{"workload": key[0], "batch": key[1], "variant": key[2], **point} for key, point in self.points.items()]
+        return {"first_token_ms": self.first_tokens, "points": points}
 
     def put(self, workload: str, batch: int, variant: str, point: dict[str, Any]) -> None:
         self.points[workload, batch, variant] = point
@@ -65,9 +71,11 @@ class Results(ResultFile):
         self.flush()
 
     def print(self) -> None:
-        header = ["workload", "batch", "variant", "ms/token", "ratio", "least", "steady ms", "p50 ms", "p99 ms", "first ms", "first new ms"]
-        header += ["added us/row", "mask us", "< 50 us", "wait us/step", "cut short"]
+        header = ["workload", "batch", "variant", "ms/token", "ratio", "median", "least", "steady ms", "p50 ms", "p99 ms", "first ms"]
+        header += ["first new ms", "added us/row", "mask us", "< 50 us", "wait us/step", "cut short"]
         print_table(header, [[kind, batch, variant, *_cells(point)] for (kind, batch, variant), point in self.points.items()])
+        if self.first_tokens:
+            print_first_tokens(self.first_tokens)
         self.print_notes()
 
 
@@ -102,7 +110,7 @@ def main() -> int:
     finally:
         results.flush()
         results.print()
-    return 0 if results.points else 1
+    return 0 if results.points or results.first_tokens else 1
 
 
 async def _run(arguments: argparse.Namespace, model: str, results: Results) -> None:
@@ -121,15 +129,27 @@ async def _run(arguments: argparse.Namespace, model: str, results: Results) -> N
     try:
         workloads = await preparation
         settle()
+        if arguments.first_tokens:
+            await _first_tokens(engine, workloads, arguments, results)
         bench = Bench(llm, crew, tokens=arguments.tokens, stages=arguments.stages)
         for batch in arguments.batches:
             for workload in workloads:
+                if workload.name == "real" and not replays:
+                    continue
                 if llm.errored:
                     results.note("the engine has died")
                     return
                 await _point(bench, workload, batch, arguments, results)
     finally:
         await engine.shutdown()
+
+
+async def _first_tokens(engine: VllmEngine, workloads: Sequence[Workload], arguments: argparse.Namespace, results: Results) -> None:
+    jobs = next((workload.jobs for workload in workloads if workload.name == "real"), [])
+    bench = Bench(engine.llm, engine.crew, tokens=TOKENS, stages=False)
+    backends = [variant for variant in arguments.variants if variant != UNCONSTRAINED]
+    results.first_tokens = await first_tokens(bench, jobs[: WARM_UPS + arguments.first_tokens], backends, lambda: _left(arguments))
+    results.flush()
 
 
 async def _point(bench: Bench, workload: Workload, batch: int, arguments: argparse.Namespace, results: Results) -> None:
@@ -141,7 +161,7 @@ async def _point(bench: Bench, workload: Workload, batch: int, arguments: argpar
             warm_up = warm_ups.get(variant)
             if number and (warm_up is None or (number > 1 and warm_up.seconds > SLOW_ROUND)):
                 continue
-            left = arguments.deadline - (time.monotonic() - STARTED) - RESERVE
+            left = _left(arguments)
             if left < (warm_up.seconds if warm_up else 1):
                 results.note(f"{workload.name} {batch} {variant}: no time was left for round {number}")
                 continue
@@ -161,6 +181,10 @@ async def _point(bench: Bench, workload: Workload, batch: int, arguments: argpar
     for variant in measured:
         point = results.points[workload.name, batch, variant]
         print(f"{workload.name} {batch} {variant}: {point['token_ms']} ms a token, ratio {point.get('ratio', '-')}", flush=True)
+
+
+def _left(arguments: argparse.Namespace) -> float:
+    return float(arguments.deadline) - (time.monotonic() - STARTED) - RESERVE
 
 
 def _settings(arguments: argparse.Namespace, model: str, *, trace_replay: bool) -> Settings:
@@ -209,13 +233,13 @@ def _workloads(arguments: argparse.Namespace, tokenizer: LLTokenizer, check: Acc
     if "real" in arguments.workloads and not arguments.cases:
         results.note("real: left out, no --cases were given")
     elif "real" in arguments.workloads:
-        count = min(REAL_JOBS, max(arguments.batches))
+        count = min(REAL_JOBS, max(*arguments.batches, WARM_UPS + arguments.first_tokens))
         cases, whitespace = Path(arguments.cases), arguments.whitespace
         replayed = real(compiler, tokenizer, cases, check, whitespace, tokens=arguments.tokens, count=count, seconds=SELECTION)
-        if replayed.jobs and not on_cpu():
+        if replayed.jobs:
             workloads.append(replayed)
-        else:
-            results.note(f"real: left out with {len(replayed.jobs)} schemas; trace replay needs vLLM's V2 runner, on a GPU")
+        if not replayed.jobs or on_cpu():
+            results.note(f"real: not replayed with {len(replayed.jobs)} schemas; trace replay needs vLLM's V2 runner, on a GPU")
     for workload in workloads:
         compile_ms = percentiles(workload.compile_ms)
         results.about["workloads"] |= {workload.name: {"schemas": len(workload.jobs), "compile_ms": compile_ms}}
@@ -242,11 +266,16 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--tokenizer", help="a folder with tokenizer.json and tokenizer_config.json of up to 152,064 tokens")
     parser.add_argument("--cases", help="a folder of MaskBench cases, for 'real'")
     parser.add_argument("--backend", choices=["guidance", "xgrammar"], default="guidance", help="vLLM's backend; an engine has one")
-    parser.add_argument("--variants", nargs="+", help="of unconstrained, ours and the backend (default: all, ours beside guidance alone)")
+    parser.add_argument(
+        "--variants",
+        nargs="+",
+        help="of unconstrained, ours, ours/N (by N mask processes) and the backend (default: all but ours/N, ours beside guidance alone)",
+    )
     parser.add_argument("--workloads", nargs="+", choices=["easy", "hard", "real"], default=["easy", "hard", "real"])
     parser.add_argument("--batches", nargs="+", type=int, default=[1, 8, 32, 128, 256])
     parser.add_argument("--rounds", type=int, default=2, help="measured rounds of each variant, more where a batch is small")
     parser.add_argument("--tokens", type=int, default=200, help="tokens a request")
+    parser.add_argument("--first-tokens", type=int, default=0, help="real schemas for single requests before all else")
     parser.add_argument("--whitespace", choices=["compact", "flexible"], default="compact", help="between JSON's tokens, for every variant")
     parser.add_argument("--stages", action="store_true", help="time the stages of our masks, which costs some 15 us a step")
     parser.add_argument("--enforce-eager", action="store_true", help="start without compilation and CUDA graphs")

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 import numpy as np
-from bench_support import TokenTimes, percentiles, token_ms
+from bench_support import TokenTimes, mask_counts, percentiles, token_ms
 from engine_workloads import Job
 
 from ananke_server.engine.guides import GuideDesk
@@ -22,10 +22,16 @@ from ananke_server.masking.worker import EXTRA_ARGS_KEY
 
 UNCONSTRAINED: Final = "unconstrained"
 OURS: Final = "ours"
+"""With so many mask processes as the engine has; ``ours/4`` with four of them."""
 PROMPT_TOKENS: Final = 16
 SAMPLING: Final = {"temperature": 1.0, "top_p": 1.0, "top_k": 0, "detokenize": False}
 """The same for every variant, with a seed for each request."""
 PAUSE: Final = 0.1
+
+
+def is_ours(variant: str) -> bool:
+    """Whether our masks are meant."""
+    return variant.partition("/")[0] == OURS
 
 
 @dataclass(slots=True)
@@ -45,7 +51,7 @@ class Round:
 
 
 class Bench:
-    """The engine under test, and the desk that constrained requests go through in production."""
+    """The engine under test, and the desks that constrained requests go through in production."""
 
     def __init__(self, llm: Any, crew: MaskCrew, *, tokens: int, stages: bool) -> None:
         self._llm = llm
@@ -54,7 +60,7 @@ class Bench:
         self._random = random.Random(0)
         self._requests = 0
         self._crew = crew
-        self._desk = GuideDesk(crew)
+        self._desks: dict[str, GuideDesk] = {}
 
     async def round(self, variant: str, jobs: Sequence[Job], batch: int, timeout: float) -> Round:
         """Send a batch at once and wait for all of it.
@@ -63,7 +69,7 @@ class Bench:
             TimeoutError: it took longer; its requests are aborted.
             Exception: what the engine says of the first request that failed.
         """
-        if variant == OURS:
+        if is_ours(variant):
             await self._stage_times()
         # The last round's matchers are back in the pool by then.
         await asyncio.sleep(PAUSE)
@@ -71,7 +77,7 @@ class Bench:
         async with asyncio.timeout(timeout), asyncio.TaskGroup() as group:
             tasks = [group.create_task(self._request(variant, jobs[index % len(jobs)], index)) for index in range(batch)]
         result = Round([task.result() for task in tasks], time.perf_counter() - begun)
-        if variant == OURS:
+        if is_ours(variant):
             result.stages = await self._stage_times()
         return result
 
@@ -102,14 +108,18 @@ class Bench:
             values["trace_decode_token_ids"] = job.trace
         if variant == UNCONSTRAINED:
             return await self._stream(SamplingParams(**values, ignore_eos=True), Stream(time.perf_counter()))
-        if variant != OURS:
+        if not is_ours(variant):
             values["structured_outputs"] = StructuredOutputsParams(json=job.schema)
             return await self._stream(SamplingParams(**values), Stream(time.perf_counter()))
         stream = Stream(time.perf_counter())
-        async with self._desk.guide(job.program, of_schema=True) as hold:
+        async with self._desk(variant).guide(job.program, of_schema=True) as hold:
             await self._stream(SamplingParams(**values, extra_args={EXTRA_ARGS_KEY: list(hold.ticket)}), stream)
             stream.outcome = await hold.finish()
         return stream
+
+    def _desk(self, variant: str) -> GuideDesk:
+        processes = variant.partition("/")[2]
+        return self._desks.setdefault(variant, GuideDesk(self._crew, int(processes) if processes else None))
 
     async def _stream(self, params: Any, stream: Stream) -> Stream:
         from vllm import TokensPrompt
@@ -144,15 +154,7 @@ def measures(warm_up: Round, rounds: Sequence[Round], tokens: int) -> dict[str, 
         "ended_early": sum(stream.tokens < tokens for stream in streams),
     }
     if outcomes:
-        masks = sum(outcome.steps for outcome in outcomes)
-        result["mask"] = {
-            "masks": masks,
-            "us_mean": round(sum(outcome.us_mean * outcome.steps for outcome in outcomes) / masks, 1),
-            "us_p99_of_a_request": percentiles([outcome.us_p99 for outcome in outcomes]),
-            "share_under_50_us": round(sum(outcome.under_50_us for outcome in outcomes) / masks, 4),
-            "wait_us_step": percentiles([outcome.wait_us_mean for outcome in outcomes]),
-            "longest_wait_us": max(outcome.wait_us_max for outcome in outcomes),
-        }
+        result["mask"] = mask_counts(outcomes)
     if stages := [one.stages for one in rounds if one.stages]:
         result["stages"] = stages[-1]
     return result

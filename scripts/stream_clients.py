@@ -7,6 +7,7 @@ thousand messages a second.
 from __future__ import annotations
 
 import gc
+import json
 import multiprocessing
 import threading
 import time
@@ -23,6 +24,7 @@ from tritonclient.grpc import service_pb2
 
 from ananke_client.errors import AnankeError
 from ananke_client.grpc_codec import CHANNEL_OPTIONS, decode_stream
+from ananke_server.masking.tickets import Outcome
 
 STREAM_INFER: Final = "/inference.GRPCInferenceService/ModelStreamInfer"
 LEAD: Final = 0.3
@@ -42,6 +44,8 @@ class Stream(TokenTimes):
     """One request's tokens, on a clock that all processes share."""
 
     error: str | None = None
+    masks: Outcome | None = None
+    """What was counted of its masks, where that is told."""
     text: str = ""
     """Where it was kept."""
 
@@ -151,4 +155,6 @@ def _decode(stream: Stream, arrived: Sequence[tuple[float, bytes]]) -> None:
         if count := int(outputs.get("num_output_tokens", 0)):
             stream.stamps.append((moment, count))
         texts.append(str(outputs.get("text_output", "")))
+        if mask := json.loads(str(outputs.get("metrics") or "{}")).get("mask"):
+            stream.masks = Outcome(**mask)
     stream.text = "".join(texts)

@@ -18,6 +18,7 @@ from ananke_server.engine.engine import GuidedEngine
 from ananke_server.engine.request import Delta, GenerateRequest
 from ananke_server.handover import Seal
 from ananke_server.heap import settle
+from ananke_server.masking.tickets import Outcome
 from ananke_server.settings import load_settings
 
 _SECRET = b"of this process alone, never sent"
@@ -36,7 +37,8 @@ class Direct:
     async def start(cls) -> Direct:
         """Start the engine that the environment's settings describe, on this event loop."""
         seal = Seal(_SECRET)
-        engine = await GuidedEngine.start(load_settings(), seal)
+        # Cores can be kept from what a server starts, and not from this process.
+        engine = await GuidedEngine.start(load_settings().model_copy(update={"engine_cores": 0}), seal)
         constraint = hard_constraint()
         compiled = await asyncio.to_thread(engine.compiler.compile, constraint)
         settle()
@@ -73,11 +75,13 @@ class Direct:
         prompt = TokensPrompt(prompt_token_ids=request.prompt_tokens)
         async with (
             self._engine.life.engine() as engine,
-            engine.guide(compiled, params),
+            engine.guide(compiled, params) as hold,
             aclosing(engine.llm.generate(prompt, params, request_id)) as responses,
         ):
             async for response in responses:
                 _stamp(done, len(response.outputs[0].token_ids))
+            if hold is not None:
+                done.masks = await hold.finish()
         return done
 
     async def _guided(self, request: Request, request_id: str, *, stream: bool) -> Stream:
@@ -95,7 +99,9 @@ class Direct:
         def emit(delta: Delta) -> None:
             _stamp(done, delta.tokens)
 
-        await self._engine.generate(asked, emit)
+        result = await self._engine.generate(asked, emit)
+        if mask := result.metrics.get("mask"):
+            done.masks = Outcome(**mask)
         return done
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import stream_perf
-from bench_support import RATIOS, ResultFile, percentiles, print_table, set_ratios, token_ms
+from bench_support import RATIOS, ResultFile, mask_counts, percentiles, print_table, set_ratios, token_ms
 from stream_clients import Stream
 from stream_workloads import HARD_BEGINNING, Kind
 
@@ -32,8 +32,8 @@ class Results(ResultFile):
         self.flush()
 
     def print(self) -> None:
-        header = ["side", "kind", "streams", "ms/token", "ratio", "least", "p50 ms", "p99 ms", "first ms", "first p99", "first new"]
-        header += ["last ms", "tokens/message", "ms/message", "cut short"]
+        header = ["side", "kind", "streams", "ms/token", "ratio", "median", "least", "p50 ms", "p99 ms", "first ms", "first p99"]
+        header += ["first new", "last ms", "tokens/message", "ms/message", "mask wait us", "cut short"]
         print_table(header, [_row(point) for point in self.points])
         if self.stall:
             for name in ("between_tokens_ms", "between_tokens_with_intruders_ms"):
@@ -52,6 +52,7 @@ def _row(point: dict[str, Any]) -> list[object]:
         f"{point['last_token_ms']['mean']:.1f}",
         f"{point['tokens_a_message']:.2f}",
         f"{point['between_messages_ms']['mean']:.2f}",
+        f"{point['mask']['wait_us_step']['mean']:.1f}" if "mask" in point else "-",
         point["ended_early"],
     ]
 
@@ -80,6 +81,8 @@ def measures(warm_up: Sequence[Stream], rounds: Sequence[Sequence[Stream]], toke
         "last_token_ms": percentiles([one.stamps[-1][0] - one.begun for one in streams], scale=1e3),
         "ended_early": sum(one.tokens < tokens for one in streams),
     }
+    if outcomes := [one.masks for one in streams if one.masks is not None]:
+        point["mask"] = mask_counts(outcomes)
     if warm_up:
         point["first_token_warm_up_ms"] = percentiles([one.first_token for one in warm_up], scale=1e3)
     return point

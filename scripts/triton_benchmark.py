@@ -10,8 +10,8 @@ Sides, each with an engine of its own, one after the other on one GPU:
   vllm_backend  model.py of Triton's vLLM backend in the same Triton, constrained by vLLM's guidance
 A batch of requests is sent at once, by client processes where it goes through Triton; a warm-up, then ``--rounds`` measured ones, or as
 many as make eight requests. Rounds of engine and guided take turns; with ``--together`` those of engine and generate do, two engines on
-one GPU of which one waits. Where others share the host rounds of one side differ by a quarter: "least" is the ratio of each side's
-shortest one, and ``round_token_ms`` has them all.
+one GPU of which one waits. Where others share the host rounds of one side differ by a quarter: "median" and "least" are the ratios of
+each side's median round and of its shortest one, and ``round_token_ms`` has them all.
 Time a token is (last - first) / (tokens - 1), in tokens and not in messages; a token without text of its own, such as half a
 character, comes to a client of ours with the next text, and to one of the vLLM backend at once. Where tokens come late and in
 bursts their time is flattered; ``last ms``, from the request to its last token, is not. Direct rows make text of tokens too.

@@ -137,6 +137,16 @@ def test_the_least_loaded_process_guides_the_next_request(seed: int) -> None:
     run(scenario)
 
 
+def test_a_desk_may_leave_processes_alone() -> None:
+    async def scenario() -> None:
+        desk = GuideDesk(Crew(processes=4), processes=2)  # type: ignore[arg-type]
+        async with AsyncExitStack() as stack:
+            holds = [await stack.enter_async_context(desk.guide(f"grammar {number}")) for number in range(6)]
+        assert Counter(hold.ticket.owner for hold in holds) == {0: 3, 1: 3}
+
+    run(scenario)
+
+
 def test_a_program_goes_where_it_is_known_unless_that_process_has_more_to_do() -> None:
     async def scenario() -> None:
         crew = Crew(processes=4)

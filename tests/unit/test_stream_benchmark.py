@@ -39,10 +39,11 @@ def test_results_are_written_and_printed_with_ratios_to_the_engine(tmp_path: Pat
     results.note("a note")
     points = json.loads((tmp_path / "results.json").read_text())["points"]
     assert [point["ratio"] for point in points] == [1.025, 1.0, 1.05]
+    assert [point["median_ratio"] for point in points] == [1.025, 1.0, 1.05]
     assert [point["least_ratio"] for point in points] == [1.1, 1.0, 1.2], "of each side's shortest round"
     results.print()
     printed = capsys.readouterr().out.splitlines()
-    assert printed[-4].split()[:6] == ["generate", "hard", "4", "205.000", "1.025", "1.100"]
+    assert printed[-4].split()[:6] == ["generate", "hard", "4", "205.000", "1.025", "1.025"]
     assert printed[-1] == "note: a note"
 
 
@@ -130,11 +131,12 @@ def test_messages_of_a_stream_are_decoded_by_the_clients_own_codec() -> None:
     from stream_clients import _decode
     from tritonclient.grpc import service_pb2
 
-    def message(text: bytes, tokens: int) -> bytes:
+    def message(text: bytes, tokens: int, metrics: bytes = b"") -> bytes:
         response = service_pb2.ModelStreamInferResponse()
         for name, datatype, raw in (
             ("text_output", "BYTES", len(text).to_bytes(4, "little") + text),
             ("num_output_tokens", "UINT32", tokens.to_bytes(4, "little")),
+            ("metrics", "BYTES", len(metrics).to_bytes(4, "little") + metrics),
         ):
             response.infer_response.outputs.add(name=name, datatype=datatype, shape=[1])
             response.infer_response.raw_output_contents.append(raw)
@@ -143,7 +145,9 @@ def test_messages_of_a_stream_are_decoded_by_the_clients_own_codec() -> None:
 
     failed = service_pb2.ModelStreamInferResponse(error_message="[overloaded] later")
     stream = Stream(0.0)
-    _decode(stream, [(1.0, message(b"a", 1)), (2.0, message(b"bc", 2)), (3.0, message(b"", 0)), (4.0, failed.SerializeToString())])
+    last = message(b"", 0, b'{"mask": {"steps": 3, "wait_us_mean": 7.5}, "timing_ms": {}}')
+    _decode(stream, [(1.0, message(b"a", 1)), (2.0, message(b"bc", 2)), (3.0, last), (4.0, failed.SerializeToString())])
+    assert measures([], [[stream]], 3)["mask"]["wait_us_step"]["mean"] == 7.5
     assert (stream.text, stream.stamps) == ("abc", [(1.0, 1), (2.0, 2)])
     assert "later" in str(stream.error)
 
@@ -164,6 +168,6 @@ def test_arrangements_are_held_against_the_shared_one() -> None:
     unconstrained, shared, tied = points_of(defaultdict(list, measured))
     assert (shared["arrangement"], shared["ratio"], shared["least_ratio"]) == ("shared", 1.0, 1.0)
     assert (tied["arrangement"], tied["token_ms"], tied["median_token_ms"]) == ("tied", 7.0, 7.0)
-    assert (tied["ratio"], tied["least_ratio"]) == (0.7, 0.5)
+    assert (tied["ratio"], tied["median_ratio"], tied["least_ratio"]) == (0.7, 0.7, 0.5)
     assert unconstrained["token_ms"] == 6.0
     assert "ratio" not in unconstrained, "nothing shared was measured"

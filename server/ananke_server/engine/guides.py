@@ -44,6 +44,8 @@ class GuideDesk:
     """Gives tickets to constrained requests, each to the mask process that has least to do. Lives on one event loop."""
 
     crew: MaskCrew
+    processes: int | None = None
+    """So many of the crew's processes are given requests; None is all."""
     _loads: Counter[int] = field(default_factory=Counter)
     _acquainted: OrderedDict[int, list[int]] = field(default_factory=OrderedDict)
     """By a program's hash the mask processes that have seen it, and so have it compiled."""
@@ -83,7 +85,7 @@ class GuideDesk:
         self._acquainted.move_to_end(key)
         if len(self._acquainted) > REMEMBERED_PROGRAMS:
             self._acquainted.popitem(last=False)
-        owner = min(range(self.crew.processes), key=lambda process: (self._loads[process], process not in known))
+        owner = min(range(self.processes or self.crew.processes), key=lambda process: (self._loads[process], process not in known))
         if owner not in known:
             known.append(owner)
         return owner

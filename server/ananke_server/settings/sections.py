@@ -185,7 +185,7 @@ class PerformanceSection(Section):
     engine_args: dict[str, Any] = Field(default_factory=dict)
     """Further arguments of vLLM's `AsyncEngineArgs`; in the environment a JSON object."""
     mask_processes: int = Field(default_factory=default_processes, gt=0, le=MOST_PROCESSES)
-    """Processes that fill masks side by side, 62 at most; by default the machine's cores less four, 1 to 32."""
+    """Processes that fill masks side by side, 62 at most; by default the machine's cores less four, 1 to 16."""
     engine_cores: int | None = Field(default=None, ge=0)
     """Processor cores, with their hyperthreads, that nothing else of this server uses than the engine's threads; by default one for each
     GPU that the engine runs on, where there are eight for each; 0 keeps none."""
