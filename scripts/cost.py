@@ -9,7 +9,9 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from ananke_server.launch import PROJECT
 
@@ -19,18 +21,26 @@ RESULTS = [PROJECT / "benchmarks" / f"h200-{name}.json" for name in ("engine-lau
 def main() -> int:
     arguments = _parse()
     results = [json.loads(path.read_text()) for path in arguments.results]
-    points = [point for result in results for point in result["points"] if "token_ms" in point]
-    times = {(point["workload"], point["batch"], point["variant"]): point["token_ms"] for point in points}
     dates = sorted(result["date"][:10] for result in results)
     days = " to ".join(dict.fromkeys((dates[0], dates[-1])))
     print(f"{results[0]['device']}, {days}, at {arguments.gpu_hour:.2f} an hour; a million output tokens, by batch:")
     print(f"{'schemas':8} {'batch':>5} {'tokens/s':>9} {'unconstrained':>14} {'constrained':>12} {'of that for masks':>18}")
-    for workload, batch in sorted({key[:2] for key in times}):
-        plain, ours = (times.get((workload, batch, variant)) for variant in ("unconstrained", "ours"))
-        if plain and ours:
-            free, paid = (million_tokens(arguments.gpu_hour, milliseconds, batch) for milliseconds in (plain, ours))
-            print(f"{workload:8} {batch:5} {batch / ours * 1e3:9,.0f} {free:14.3f} {paid:12.3f} {max(0.0, 1 - plain / ours):18.1%}")
+    for (workload, batch), (plain, ours) in sorted(times_of(results).items()):
+        free, paid = (million_tokens(arguments.gpu_hour, milliseconds, batch) for milliseconds in (plain, ours))
+        print(f"{workload:8} {batch:5} {batch / ours * 1e3:9,.0f} {free:14.3f} {paid:12.3f} {1 - plain / ours:18.1%}")
     return 0
+
+
+def times_of(results: Sequence[Mapping[str, Any]]) -> dict[tuple[str, int], tuple[float, float]]:
+    """Milliseconds a token, unconstrained and under our masks, by workload and batch; both of the last result that has both."""
+    times: dict[tuple[str, int], tuple[float, float]] = {}
+    for result in results:
+        here = {(point["workload"], point["batch"], point["variant"]): point["token_ms"] for point in result["points"]}
+        for workload, batch, _ in here:
+            plain, ours = (here.get((workload, batch, variant)) for variant in ("unconstrained", "ours"))
+            if plain and ours:
+                times[workload, batch] = plain, ours
+    return times
 
 
 def million_tokens(gpu_hour: float, token_ms: float, batch: int) -> float:

@@ -26,15 +26,14 @@ from pathlib import Path
 from typing import Any
 
 from bench_support import RATIOS, ResultFile, measured_rounds, parsed, percentiles, print_table, set_ratios
-from engine_rounds import OURS, PROMPT_TOKENS, SAMPLING, UNCONSTRAINED, Bench, Round, measures
+from engine_rounds import OURS, PROMPT_TOKENS, SAMPLING, UNCONSTRAINED, Bench, Round, is_ours, measures
 from engine_workloads import Accepts, Workload, backend_check, easy, hard, real
-from first_tokens import TOKENS, WARM_UPS, FirstTokens, first_tokens, print_first_tokens
+from first_tokens import WARM_UPS, FirstTokens, first_tokens, print_first_tokens
 from llguidance import LLTokenizer
 from model_shape import CAPTURED, SHAPE_7B, TINY, model_of
 
 from ananke_server.constraints import Compiler
 from ananke_server.engine.start import device_name, on_cpu, start_engine
-from ananke_server.engine.vllm_engine import VllmEngine
 from ananke_server.heap import settle
 from ananke_server.masking.stage_times import STAGE_TIMES_VARIABLE
 from ananke_server.masking.tokenizer import model_tokenizer
@@ -72,7 +71,7 @@ class Results(ResultFile):
 
     def print(self) -> None:
         header = ["workload", "batch", "variant", "ms/token", "ratio", "median", "least", "steady ms", "p50 ms", "p99 ms", "first ms"]
-        header += ["first new ms", "added us/row", "mask us", "< 50 us", "wait us/step", "cut short"]
+        header += ["warm-up first", "added us/row", "mask us", "< 50 us", "wait us/step", "cut short"]
         print_table(header, [[kind, batch, variant, *_cells(point)] for (kind, batch, variant), point in self.points.items()])
         if self.first_tokens:
             print_first_tokens(self.first_tokens)
@@ -129,9 +128,9 @@ async def _run(arguments: argparse.Namespace, model: str, results: Results) -> N
     try:
         workloads = await preparation
         settle()
-        if arguments.first_tokens:
-            await _first_tokens(engine, workloads, arguments, results)
         bench = Bench(llm, crew, tokens=arguments.tokens, stages=arguments.stages)
+        if arguments.first_tokens:
+            await _first_tokens(bench, workloads, arguments, results)
         for batch in arguments.batches:
             for workload in workloads:
                 if workload.name == "real" and not replays:
@@ -144,11 +143,13 @@ async def _run(arguments: argparse.Namespace, model: str, results: Results) -> N
         await engine.shutdown()
 
 
-async def _first_tokens(engine: VllmEngine, workloads: Sequence[Workload], arguments: argparse.Namespace, results: Results) -> None:
-    jobs = next((workload.jobs for workload in workloads if workload.name == "real"), [])
-    bench = Bench(engine.llm, engine.crew, tokens=TOKENS, stages=False)
+async def _first_tokens(bench: Bench, workloads: Sequence[Workload], arguments: argparse.Namespace, results: Results) -> None:
+    jobs = next((workload.jobs for workload in workloads if workload.name == "real"), [])[: WARM_UPS + arguments.first_tokens]
     backends = [variant for variant in arguments.variants if variant != UNCONSTRAINED]
-    results.first_tokens = await first_tokens(bench, jobs[: WARM_UPS + arguments.first_tokens], backends, lambda: _left(arguments))
+    results.first_tokens = await first_tokens(bench, jobs, backends, lambda: _left(arguments), results.note)
+    measured = results.first_tokens.get(UNCONSTRAINED, {}).get("schemas", 0)
+    if measured < arguments.first_tokens:
+        results.note(f"first tokens: of {measured} schemas instead of {arguments.first_tokens}")
     results.flush()
 
 
@@ -289,6 +290,9 @@ def _arguments() -> argparse.Namespace:
     if arguments.variants is None:
         ours = [OURS] if arguments.backend == "guidance" else []
         arguments.variants = [UNCONSTRAINED, *ours, arguments.backend]
+    for variant in arguments.variants:
+        if variant not in (UNCONSTRAINED, arguments.backend) and not is_ours(variant):
+            parser.error(f"--variants: {variant} is none of unconstrained, ours, ours/N and {arguments.backend}")
     return arguments
 
 

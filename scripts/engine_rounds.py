@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import re
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -30,8 +31,8 @@ PAUSE: Final = 0.1
 
 
 def is_ours(variant: str) -> bool:
-    """Whether our masks are meant."""
-    return variant.partition("/")[0] == OURS
+    """Whether our masks are meant, by all mask processes or by some."""
+    return re.fullmatch(rf"{OURS}(/[1-9]\d*)?", variant) is not None
 
 
 @dataclass(slots=True)
@@ -51,7 +52,7 @@ class Round:
 
 
 class Bench:
-    """The engine under test, and the desks that constrained requests go through in production."""
+    """The engine under test, and the desk that constrained requests go through in production."""
 
     def __init__(self, llm: Any, crew: MaskCrew, *, tokens: int, stages: bool) -> None:
         self._llm = llm
@@ -60,22 +61,26 @@ class Bench:
         self._random = random.Random(0)
         self._requests = 0
         self._crew = crew
-        self._desks: dict[str, GuideDesk] = {}
+        self._desk = GuideDesk(crew)
 
-    async def round(self, variant: str, jobs: Sequence[Job], batch: int, timeout: float) -> Round:
-        """Send a batch at once and wait for all of it.
+    async def round(self, variant: str, jobs: Sequence[Job], batch: int, timeout: float, *, tokens: int | None = None) -> Round:
+        """Send a batch at once and wait for all of it; ``tokens`` a request, where they are not as many as in other rounds.
 
         Raises:
+            ValueError: more mask processes are asked for than there are.
             TimeoutError: it took longer; its requests are aborted.
             Exception: what the engine says of the first request that failed.
         """
         if is_ours(variant):
+            self._desk.processes = self._processes(variant)
             await self._stage_times()
         # The last round's matchers are back in the pool by then.
         await asyncio.sleep(PAUSE)
         begun = time.perf_counter()
         async with asyncio.timeout(timeout), asyncio.TaskGroup() as group:
-            tasks = [group.create_task(self._request(variant, jobs[index % len(jobs)], index)) for index in range(batch)]
+            tasks = [
+                group.create_task(self._request(variant, jobs[index % len(jobs)], index, tokens or self._tokens)) for index in range(batch)
+            ]
         result = Round([task.result() for task in tasks], time.perf_counter() - begun)
         if is_ours(variant):
             result.stages = await self._stage_times()
@@ -99,11 +104,11 @@ class Bench:
             [stages["engine_thread"]] = await self._llm.collective_rpc("ananke_stage_times")
         return stages
 
-    async def _request(self, variant: str, job: Job, index: int) -> Stream:
+    async def _request(self, variant: str, job: Job, index: int, tokens: int) -> Stream:
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
 
-        values: dict[str, Any] = SAMPLING | {"max_tokens": self._tokens, "seed": index, "output_kind": RequestOutputKind.DELTA}
+        values: dict[str, Any] = SAMPLING | {"max_tokens": tokens, "seed": index, "output_kind": RequestOutputKind.DELTA}
         if job.trace is not None:
             values["trace_decode_token_ids"] = job.trace
         if variant == UNCONSTRAINED:
@@ -112,14 +117,16 @@ class Bench:
             values["structured_outputs"] = StructuredOutputsParams(json=job.schema)
             return await self._stream(SamplingParams(**values), Stream(time.perf_counter()))
         stream = Stream(time.perf_counter())
-        async with self._desk(variant).guide(job.program, of_schema=True) as hold:
+        async with self._desk.guide(job.program, of_schema=True) as hold:
             await self._stream(SamplingParams(**values, extra_args={EXTRA_ARGS_KEY: list(hold.ticket)}), stream)
             stream.outcome = await hold.finish()
         return stream
 
-    def _desk(self, variant: str) -> GuideDesk:
-        processes = variant.partition("/")[2]
-        return self._desks.setdefault(variant, GuideDesk(self._crew, int(processes) if processes else None))
+    def _processes(self, variant: str) -> int | None:
+        count = variant.partition("/")[2]
+        if count and int(count) > self._crew.processes:
+            raise ValueError(f"{variant}: the engine has {self._crew.processes} mask processes")
+        return int(count) if count else None
 
     async def _stream(self, params: Any, stream: Stream) -> Stream:
         from vllm import TokensPrompt

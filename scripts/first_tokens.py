@@ -19,29 +19,42 @@ TOKENS: Final = 2
 FirstTokens = dict[str, dict[str, float]]
 
 
-async def first_tokens(bench: Bench, jobs: Sequence[Job], backends: Sequence[str], left: Callable[[], float]) -> FirstTokens:
+async def first_tokens(
+    bench: Bench, jobs: Sequence[Job], backends: Sequence[str], left: Callable[[], float], note: Callable[[str], None]
+) -> FirstTokens:
     """Milliseconds to the first token under each schema: of an unconstrained request, and by each backend at first and again.
 
     The schemas are compiled already, as ``validate`` hands them over; ours are then made into matchers, vLLM's backends compile them.
     Tokens are sampled. ``over_ms`` is the mean difference to the unconstrained request before it.
 
     Args:
-        bench: with ``TOKENS`` tokens a request.
         jobs: each under a schema of its own; the first ``WARM_UPS`` are not measured.
         left: the seconds that are left; schemas that these are too few for are left out.
+        note: told of schemas that were left out because a request failed.
     """
     times: dict[str, list[float]] = defaultdict(list)
     for number, job in enumerate(jobs):
-        once = {}
-        for name, variant in _requests(backends):
-            if left() < 1:
-                return _summary(times)
-            [stream] = (await bench.round(variant, [replace(job, trace=None)], 1, left())).streams
-            once[name] = stream.first_token
+        if left() < 1:
+            break
+        try:
+            once = await _under(bench, job, backends, left)
+        except Exception as fault:
+            cause = fault.exceptions[0] if isinstance(fault, ExceptionGroup) else fault
+            note(f"first tokens, schema {number}: {type(cause).__name__}: {str(cause)[:300]}")
+            continue
         if number >= WARM_UPS:
             for name, seconds in once.items():
                 times[name].append(seconds)
     return _summary(times)
+
+
+async def _under(bench: Bench, job: Job, backends: Sequence[str], left: Callable[[], float]) -> dict[str, float]:
+    """Seconds to each request's first token under one schema."""
+    once = {}
+    for name, variant in _requests(backends):
+        [stream] = (await bench.round(variant, [replace(job, trace=None)], 1, left(), tokens=TOKENS)).streams
+        once[name] = stream.first_token
+    return once
 
 
 def _requests(backends: Sequence[str]) -> list[tuple[str, str]]:

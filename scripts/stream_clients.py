@@ -155,6 +155,9 @@ def _decode(stream: Stream, arrived: Sequence[tuple[float, bytes]]) -> None:
         if count := int(outputs.get("num_output_tokens", 0)):
             stream.stamps.append((moment, count))
         texts.append(str(outputs.get("text_output", "")))
-        if mask := json.loads(str(outputs.get("metrics") or "{}")).get("mask"):
-            stream.masks = Outcome(**mask)
+        try:
+            if mask := json.loads(str(outputs.get("metrics") or "{}")).get("mask"):
+                stream.masks = Outcome(**mask)
+        except (ValueError, TypeError) as fault:
+            stream.error = f"metrics: {fault}"[:300]
     stream.text = "".join(texts)

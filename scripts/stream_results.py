@@ -33,7 +33,7 @@ class Results(ResultFile):
 
     def print(self) -> None:
         header = ["side", "kind", "streams", "ms/token", "ratio", "median", "least", "p50 ms", "p99 ms", "first ms", "first p99"]
-        header += ["first new", "last ms", "tokens/message", "ms/message", "mask wait us", "cut short"]
+        header += ["warm-up first", "last ms", "tokens/message", "ms/message", "mask wait us", "cut short"]
         print_table(header, [_row(point) for point in self.points])
         if self.stall:
             for name in ("between_tokens_ms", "between_tokens_with_intruders_ms"):

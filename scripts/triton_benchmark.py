@@ -15,7 +15,7 @@ each side's median round and of its shortest one, and ``round_token_ms`` has the
 Time a token is (last - first) / (tokens - 1), in tokens and not in messages; a token without text of its own, such as half a
 character, comes to a client of ours with the next text, and to one of the vLLM backend at once. Where tokens come late and in
 bursts their time is flattered; ``last ms``, from the request to its last token, is not. Direct rows make text of tokens too.
-``first new`` is the first token in the warm-up, when a constraint may still have to be compiled. ``perf`` rows are
+``warm-up first`` is the first token in the warm-up, when a constraint may still have to be compiled. ``perf`` rows are
 perf_analyzer's streams, where it runs: it sends a new request when one ends, so its batches are mixed with prefills; its own
 measure, the time between messages, stands beside ours, which is made of the tokens that its export says for each message.
 ``--stall`` has slow and new constraints come in the middle of a 64-request run.

@@ -33,17 +33,16 @@ def test_time_a_token_counts_tokens_and_not_messages() -> None:
 def test_results_are_written_and_printed_with_ratios_to_the_engine(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     results = Results(str(tmp_path / "results.json"), {"device": "none"})
     for side, step in (("generate", 0.11), ("engine", 0.1), ("perf generate", 0.12)):
-        stream = Stream(0.0, [(1.0, 1), (1.0 + step, 1)])
-        disturbed = Stream(0.0, [(1.0, 1), (1.3, 1)])
-        results.put(side, "hard", 4, measures([stream] if side == "engine" else [], [[disturbed], [stream]], 2))
+        rounds = [[Stream(0.0, [(1.0, 1), (1.0 + seconds, 1)])] for seconds in (0.3, step, step + 0.05)]
+        results.put(side, "hard", 4, measures(rounds[1] if side == "engine" else [], rounds, 2))
     results.note("a note")
     points = json.loads((tmp_path / "results.json").read_text())["points"]
-    assert [point["ratio"] for point in points] == [1.025, 1.0, 1.05]
-    assert [point["median_ratio"] for point in points] == [1.025, 1.0, 1.05]
+    assert [point["ratio"] for point in points] == [1.0364, 1.0, 1.0727]
+    assert [point["median_ratio"] for point in points] == [1.0667, 1.0, 1.1333]
     assert [point["least_ratio"] for point in points] == [1.1, 1.0, 1.2], "of each side's shortest round"
     results.print()
     printed = capsys.readouterr().out.splitlines()
-    assert printed[-4].split()[:6] == ["generate", "hard", "4", "205.000", "1.025", "1.025"]
+    assert printed[-4].split()[:7] == ["generate", "hard", "4", "190.000", "1.036", "1.067", "1.100"]
     assert printed[-1] == "note: a note"
 
 
@@ -164,10 +163,10 @@ def test_arrangements_are_held_against_the_shared_one() -> None:
     def rounds(*milliseconds: float) -> list[list[Stream]]:
         return [[Stream(0.0, [(1.0, 1), (1.0 + each / 1e3, 1)])] for each in milliseconds]
 
-    measured = {("hard", "tied"): rounds(9, 5, 7), ("hard", "shared"): rounds(10, 10), ("unconstrained", "kept"): rounds(6)}
+    measured = {("hard", "tied"): rounds(9, 5, 6), ("hard", "shared"): rounds(10, 10), ("unconstrained", "kept"): rounds(6)}
     unconstrained, shared, tied = points_of(defaultdict(list, measured))
     assert (shared["arrangement"], shared["ratio"], shared["least_ratio"]) == ("shared", 1.0, 1.0)
-    assert (tied["arrangement"], tied["token_ms"], tied["median_token_ms"]) == ("tied", 7.0, 7.0)
-    assert (tied["ratio"], tied["median_ratio"], tied["least_ratio"]) == (0.7, 0.7, 0.5)
+    assert (tied["arrangement"], tied["token_ms"], tied["median_token_ms"]) == ("tied", 6.6667, 6.0)
+    assert (tied["ratio"], tied["median_ratio"], tied["least_ratio"]) == (0.6667, 0.6, 0.5)
     assert unconstrained["token_ms"] == 6.0
     assert "ratio" not in unconstrained, "nothing shared was measured"

@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 LEFT_TO_THE_ENGINE = 4
 """Cores for the engine's thread, the models' processes, Triton and the sandbox."""
 MOST_BY_DEFAULT = 16
-"""More fill the masks of 128 requests no sooner for a forward pass, and take more of the cores' time: each learns for itself."""
+"""With more of them a step of 128 requests waits no less for its masks, and they take more of the cores' time."""
 _GATES_OPENED_AGAIN = (0.05, 0.5)
 
 
