@@ -257,7 +257,8 @@ def test_of_many_who_ask_for_a_text_at_once_no_more_compile_it_than_have_places(
     leaks = {"do": "leak", "mib": 100}
     with ThreadPoolExecutor(16) as threads:
         grammars = {call.result()[0].grammar for call in [threads.submit(ask, sandbox, leaks, known=True) for _ in range(16)]}
-    assert 1 <= len(grammars) <= max(2, SLOW_PLACES), "each that leaks is another worker"
+    # Each that leaks is another worker. On a slow machine those that have the quick lane's two places go on in the slow one.
+    assert 1 <= len(grammars) <= 2 + SLOW_PLACES
 
 
 @pytest.mark.parametrize("fault", ["fail_once", "nonsense_once"])
