@@ -49,6 +49,8 @@ class TokenTimes:
 
     begun: float
     stamps: list[tuple[float, int]] = field(default_factory=list)
+    outcome: Outcome | None = None
+    """What was counted of its masks, where that is told."""
 
     @property
     def tokens(self) -> int:
@@ -75,8 +77,19 @@ def token_ms(streams: Sequence[TokenTimes]) -> float:
     return round(1e3 * sum(stream.token_time for stream in streams) / len(streams), 4)
 
 
-def mask_counts(outcomes: Sequence[Outcome]) -> dict[str, Any]:
-    """What was counted of requests' masks, together; the time for a mask is a mean of masks, the wait for them one of requests."""
+def outcome_of(metrics: Mapping[str, Any]) -> Outcome | None:
+    """What a response's metrics tell of its masks."""
+    return Outcome(**mask) if (mask := metrics.get("mask")) else None
+
+
+def mask_counts(streams: Sequence[TokenTimes]) -> dict[str, Any]:
+    """What was counted of requests' masks, together; the time for a mask is a mean of masks, the wait for them one of requests.
+
+    Empty where nothing is told of any.
+    """
+    outcomes = [stream.outcome for stream in streams if stream.outcome is not None]
+    if not outcomes:
+        return {}
     masks = sum(outcome.steps for outcome in outcomes)
     return {
         "masks": masks,
@@ -130,6 +143,12 @@ def parsed(parser: argparse.ArgumentParser) -> argparse.Namespace:
     if arguments.tokenizer is None and not arguments.quick:
         parser.error("--tokenizer is needed, but for --quick")
     return arguments
+
+
+def fault_text(fault: Exception, most: int = 300) -> str:
+    """A fault's kind and the beginning of its words; of a group the first one's."""
+    cause = fault.exceptions[0] if isinstance(fault, ExceptionGroup) else fault
+    return f"{type(cause).__name__}: {str(cause)[:most]}"
 
 
 def print_table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> None:

@@ -25,7 +25,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from bench_support import RATIOS, ResultFile, measured_rounds, parsed, percentiles, print_table, set_ratios
+from bench_support import RATIOS, ResultFile, fault_text, measured_rounds, parsed, percentiles, print_table, set_ratios
 from engine_rounds import OURS, PROMPT_TOKENS, SAMPLING, UNCONSTRAINED, Bench, Round, is_ours, measures
 from engine_workloads import Accepts, Workload, backend_check, easy, hard, real
 from first_tokens import WARM_UPS, FirstTokens, first_tokens, print_first_tokens
@@ -169,8 +169,7 @@ async def _point(bench: Bench, workload: Workload, batch: int, arguments: argpar
             try:
                 one = await bench.round(variant, workload.jobs, batch, min(left, ROUND_LIMIT))
             except Exception as fault:
-                cause = fault.exceptions[0] if isinstance(fault, ExceptionGroup) else fault
-                results.note(f"{workload.name} {batch} {variant}, round {number}: {type(cause).__name__}: {str(cause)[:300]}")
+                results.note(f"{workload.name} {batch} {variant}, round {number}: {fault_text(fault)}")
                 warm_ups.pop(variant, None)
                 continue
             if number == 0:

@@ -18,7 +18,6 @@ from engine_workloads import Job
 
 from ananke_server.engine.guides import GuideDesk
 from ananke_server.masking.crew import MaskCrew
-from ananke_server.masking.tickets import Outcome
 from ananke_server.masking.worker import EXTRA_ARGS_KEY
 
 UNCONSTRAINED: Final = "unconstrained"
@@ -36,17 +35,10 @@ def is_ours(variant: str) -> bool:
 
 
 @dataclass(slots=True)
-class Stream(TokenTimes):
-    """One request's tokens, and what was counted of its masks."""
-
-    outcome: Outcome | None = None
-
-
-@dataclass(slots=True)
 class Round:
     """One batch: its streams, how long it took in all, and what the workers' stages took where they were timed."""
 
-    streams: list[Stream]
+    streams: list[TokenTimes]
     seconds: float
     stages: dict[str, Any] = field(default_factory=dict)
 
@@ -104,7 +96,7 @@ class Bench:
             [stages["engine_thread"]] = await self._llm.collective_rpc("ananke_stage_times")
         return stages
 
-    async def _request(self, variant: str, job: Job, index: int, tokens: int) -> Stream:
+    async def _request(self, variant: str, job: Job, index: int, tokens: int) -> TokenTimes:
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
 
@@ -112,11 +104,11 @@ class Bench:
         if job.trace is not None:
             values["trace_decode_token_ids"] = job.trace
         if variant == UNCONSTRAINED:
-            return await self._stream(SamplingParams(**values, ignore_eos=True), Stream(time.perf_counter()))
+            return await self._stream(SamplingParams(**values, ignore_eos=True), TokenTimes(time.perf_counter()))
         if not is_ours(variant):
             values["structured_outputs"] = StructuredOutputsParams(json=job.schema)
-            return await self._stream(SamplingParams(**values), Stream(time.perf_counter()))
-        stream = Stream(time.perf_counter())
+            return await self._stream(SamplingParams(**values), TokenTimes(time.perf_counter()))
+        stream = TokenTimes(time.perf_counter())
         async with self._desk.guide(job.program, of_schema=True) as hold:
             await self._stream(SamplingParams(**values, extra_args={EXTRA_ARGS_KEY: list(hold.ticket)}), stream)
             stream.outcome = await hold.finish()
@@ -128,7 +120,7 @@ class Bench:
             raise ValueError(f"{variant}: the engine has {self._crew.processes} mask processes")
         return int(count) if count else None
 
-    async def _stream(self, params: Any, stream: Stream) -> Stream:
+    async def _stream(self, params: Any, stream: TokenTimes) -> TokenTimes:
         from vllm import TokensPrompt
 
         self._requests += 1
@@ -146,7 +138,6 @@ def measures(warm_up: Round, rounds: Sequence[Round], tokens: int) -> dict[str, 
     """The measured rounds of a variant as numbers, in milliseconds unless said otherwise."""
     streams = [stream for one in rounds for stream in one.streams]
     gaps = [gap for stream in streams for _, gap in stream.gaps()]
-    outcomes = [stream.outcome for stream in streams if stream.outcome is not None]
     steady = [step for one in rounds if (step := _steady_step(one.streams)) is not None]
     result: dict[str, Any] = {
         "rounds": len(rounds),
@@ -160,14 +151,14 @@ def measures(warm_up: Round, rounds: Sequence[Round], tokens: int) -> dict[str, 
         "round_seconds": [round(one.seconds, 3) for one in rounds],
         "ended_early": sum(stream.tokens < tokens for stream in streams),
     }
-    if outcomes:
-        result["mask"] = mask_counts(outcomes)
+    if counts := mask_counts(streams):
+        result["mask"] = counts
     if stages := [one.stages for one in rounds if one.stages]:
         result["stages"] = stages[-1]
     return result
 
 
-def _steady_step(streams: Sequence[Stream]) -> float | None:
+def _steady_step(streams: Sequence[TokenTimes]) -> float | None:
     """The time a token while every stream was at it: after the last first token, before the first last one."""
     start, end = max(stream.stamps[0][0] for stream in streams), min(stream.stamps[-1][0] for stream in streams)
     steps = []

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any, Final
 
 import numpy as np
-from bench_support import percentiles, print_table
+from bench_support import fault_text, percentiles, print_table
 from engine_rounds import UNCONSTRAINED, Bench
 from engine_workloads import Job
 
@@ -39,8 +39,7 @@ async def first_tokens(
         try:
             once = await _under(bench, job, backends, left)
         except Exception as fault:
-            cause = fault.exceptions[0] if isinstance(fault, ExceptionGroup) else fault
-            note(f"first tokens, schema {number}: {type(cause).__name__}: {str(cause)[:300]}")
+            note(f"first tokens, schema {number}: {fault_text(fault)}")
             continue
         if number >= WARM_UPS:
             for name, seconds in once.items():

@@ -19,12 +19,11 @@ from typing import Any, Final
 
 import grpc
 import numpy as np
-from bench_support import TokenTimes
+from bench_support import TokenTimes, outcome_of
 from tritonclient.grpc import service_pb2
 
 from ananke_client.errors import AnankeError
 from ananke_client.grpc_codec import CHANNEL_OPTIONS, decode_stream
-from ananke_server.masking.tickets import Outcome
 
 STREAM_INFER: Final = "/inference.GRPCInferenceService/ModelStreamInfer"
 LEAD: Final = 0.3
@@ -44,8 +43,6 @@ class Stream(TokenTimes):
     """One request's tokens, on a clock that all processes share."""
 
     error: str | None = None
-    masks: Outcome | None = None
-    """What was counted of its masks, where that is told."""
     text: str = ""
     """Where it was kept."""
 
@@ -156,8 +153,8 @@ def _decode(stream: Stream, arrived: Sequence[tuple[float, bytes]]) -> None:
             stream.stamps.append((moment, count))
         texts.append(str(outputs.get("text_output", "")))
         try:
-            if mask := json.loads(str(outputs.get("metrics") or "{}")).get("mask"):
-                stream.masks = Outcome(**mask)
+            if metrics := outputs.get("metrics"):
+                stream.outcome = outcome_of(json.loads(str(metrics)))
         except (ValueError, TypeError) as fault:
             stream.error = f"metrics: {fault}"[:300]
     stream.text = "".join(texts)

@@ -10,6 +10,7 @@ from contextlib import aclosing
 from functools import partial
 from typing import Any
 
+from bench_support import outcome_of
 from stream_clients import Stream
 from stream_workloads import Request, hard_constraint
 
@@ -18,7 +19,6 @@ from ananke_server.engine.engine import GuidedEngine
 from ananke_server.engine.request import Delta, GenerateRequest
 from ananke_server.handover import Seal
 from ananke_server.heap import settle
-from ananke_server.masking.tickets import Outcome
 from ananke_server.settings import load_settings
 
 _SECRET = b"of this process alone, never sent"
@@ -81,7 +81,7 @@ class Direct:
             async for response in responses:
                 _stamp(done, len(response.outputs[0].token_ids))
             if hold is not None:
-                done.masks = await hold.finish()
+                done.outcome = await hold.finish()
         return done
 
     async def _guided(self, request: Request, request_id: str, *, stream: bool) -> Stream:
@@ -100,8 +100,7 @@ class Direct:
             _stamp(done, delta.tokens)
 
         result = await self._engine.generate(asked, emit)
-        if mask := result.metrics.get("mask"):
-            done.masks = Outcome(**mask)
+        done.outcome = outcome_of(result.metrics)
         return done
 
 

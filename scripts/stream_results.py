@@ -81,8 +81,8 @@ def measures(warm_up: Sequence[Stream], rounds: Sequence[Sequence[Stream]], toke
         "last_token_ms": percentiles([one.stamps[-1][0] - one.begun for one in streams], scale=1e3),
         "ended_early": sum(one.tokens < tokens for one in streams),
     }
-    if outcomes := [one.masks for one in streams if one.masks is not None]:
-        point["mask"] = mask_counts(outcomes)
+    if counts := mask_counts(streams):
+        point["mask"] = counts
     if warm_up:
         point["first_token_warm_up_ms"] = percentiles([one.first_token for one in warm_up], scale=1e3)
     return point

@@ -39,7 +39,7 @@ from typing import Any, Final
 import stream_perf
 import stream_stall
 from bench_server import CoreShares, add_server_cores, on_cores, serving
-from bench_support import measured_rounds, parsed
+from bench_support import fault_text, measured_rounds, parsed
 from model_shape import CAPTURED, SHAPE_7B, model_of
 from stream_clients import Clients, Order, Stream, clients
 from stream_results import Results, measures, stream_fault
@@ -118,8 +118,7 @@ class Benchmark:
             else:
                 self._through_triton(side)
         except Exception as fault:
-            cause = fault.exceptions[0] if isinstance(fault, ExceptionGroup) else fault
-            self._results.note(f"{side}: {type(cause).__name__}: {str(cause)[:2000]}")
+            self._results.note(f"{side}: {fault_text(fault, 2000)}")
 
     def _left(self) -> float:
         return float(self._arguments.deadline) - (time.monotonic() - STARTED) - RESERVE
@@ -228,7 +227,7 @@ class Benchmark:
                 try:
                     done = stream_perf.profile(url, model, requests, streams, count=count, timeout=min(self._left(), ROUND_LIMIT))
                 except Exception as fault:
-                    self._results.note(f"perf {side} {kind} {streams}: {type(fault).__name__}: {str(fault)[:400]}")
+                    self._results.note(f"perf {side} {kind} {streams}: {fault_text(fault, 400)}")
                     continue
                 self._put(f"perf {side}", kind, streams, [[], done])
 

@@ -7,9 +7,9 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from bench_support import mask_counts
+from bench_support import TokenTimes, mask_counts
 from cost import million_tokens, times_of
-from engine_rounds import Bench, Round, Stream, is_ours
+from engine_rounds import Bench, Round, is_ours
 from engine_workloads import Job
 from first_tokens import TOKENS, WARM_UPS, first_tokens
 from mask_stage import mask_stage
@@ -51,7 +51,7 @@ def test_a_first_token_is_held_against_an_unconstrained_one_under_the_same_schem
             added = 0.0 if variant == "unconstrained" else 0.004 if (variant, jobs[0]) not in sent else 0.001
             sent.append((variant, jobs[0]))
             first = 1.0 + len({job.schema for _, job in sent}) / 10 + added
-            return Round([Stream(1.0, [(first, 1)])], 0.0)
+            return Round([TokenTimes(1.0, [(first, 1)])], 0.0)
 
     jobs = [Job(f"schema {number}", "", trace=[1, 2]) for number in range(WARM_UPS + 2)]
     measured = asyncio.run(first_tokens(Engine(), jobs, ["ours", "guidance"], lambda: 9.0, pytest.fail))  # type: ignore[arg-type]
@@ -75,7 +75,7 @@ def test_a_schema_under_which_a_request_fails_is_left_out_and_told() -> None:
         async def round(self, *_: Any, **__: Any) -> Round:
             if next(rounds) == 3 * WARM_UPS + 1:
                 raise ExceptionGroup("of a task group", [RuntimeError("1 tokens")])
-            return Round([Stream(1.0, [(1.1, 1)])], 0.0)
+            return Round([TokenTimes(1.0, [(1.1, 1)])], 0.0)
 
     jobs = [Job(f"schema {number}", "") for number in range(WARM_UPS + 3)]
     measured = asyncio.run(first_tokens(Engine(), jobs, ["ours"], lambda: 9.0, notes.append))  # type: ignore[arg-type]
@@ -86,7 +86,7 @@ def test_a_schema_under_which_a_request_fails_is_left_out_and_told() -> None:
 def test_schemas_that_there_is_no_time_for_are_left_out() -> None:
     class Engine:
         async def round(self, *_: Any, **__: Any) -> Round:
-            return Round([Stream(1.0, [(1.1, 1)])], 0.0)
+            return Round([TokenTimes(1.0, [(1.1, 1)])], 0.0)
 
     left = iter([9.0] * 4 * (WARM_UPS + 1) + [0.0])
     measured = asyncio.run(first_tokens(Engine(), [Job("", "")] * 20, ["ours"], lambda: next(left), pytest.fail))  # type: ignore[arg-type]
@@ -115,7 +115,8 @@ async def no_times() -> list[dict[str, int]]:
 
 
 def test_the_time_for_a_mask_is_a_mean_of_masks_and_the_wait_one_of_requests() -> None:
-    counted = mask_counts([Outcome(steps=1, us_mean=10, under_50_us=1, wait_us_mean=4, wait_us_max=9), Outcome(steps=3, us_mean=50)])
+    outcomes = Outcome(steps=1, us_mean=10, under_50_us=1, wait_us_mean=4, wait_us_max=9), None, Outcome(steps=3, us_mean=50)
+    counted = mask_counts([TokenTimes(0.0, outcome=outcome) for outcome in outcomes])
     assert (counted["masks"], counted["us_mean"], counted["share_under_50_us"]) == (4, 40.0, 0.25)
     assert (counted["wait_us_step"]["mean"], counted["longest_wait_us"]) == (2.0, 9)
 
